@@ -159,7 +159,7 @@ def _print_report(
     if report.unreadable:
         complain(
             f"{counted(report.unreadable, 'record')} could not be decoded and were not "
-            "copied: the URL of the source lacks a key or a codec, or the stored data has "
+            "copied: the source URL lacks a key or a codec, or the stored data has "
             "been altered"
         )
 

@@ -95,7 +95,7 @@ def _answers(url: str) -> Iterator[Finding]:
             "problem",
             str(error),
             "no worker can use the store",
-            "see the text of the problem",
+            "resolve the problem that the store reports",
         )
         return
 
@@ -164,7 +164,7 @@ def _bodies(url: str) -> Iterator[Finding]:
         "bodies",
         "info",
         f"{found or 'none'}{of}",
-        "a program can read a body only if it has the codecs and the key of that body",
+        "a program can read a body only if it has that body's codecs and key",
         "to rewrite all bodies with the codecs of the URL, run `catga-store rewrap`"
         if len(counts) > 1
         else "",

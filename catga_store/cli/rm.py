@@ -43,7 +43,7 @@ def rm(
     named = [*(flow_ids or ()), *(waits or ())]
     if not named:
         leave(
-            "nothing to remove: pass the id of a flow, or pass a wait condition with --wait", USAGE
+            "nothing to remove; pass the id of a flow, or pass a wait condition with --wait", USAGE
         )
 
     with open_existing(store) as opened:

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 UNTRUSTED = (
-    "the certificate of the server is not trusted, so nothing was sent; trust the authority "
+    "the server's certificate is not trusted, so nothing was sent; trust the authority "
     "that issued it (SSL_CERT_FILE, or the TLS options of the client), and connect with a "
     "host name that the certificate contains"
 )

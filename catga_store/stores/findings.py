@@ -75,12 +75,12 @@ def clock_difference(server: float | None, before: float, after: float, of: str 
     """
     check = f"clock{of}"
     means = (
-        "leases and deadlines follow the clock of each worker: a worker whose clock is ahead "
+        "leases and deadlines follow each worker's clock: a worker whose clock is ahead "
         "by more than a lease claims flows that other workers still hold, so late commits "
         "are refused and steps are repeated"
     )
     if server is None:
-        change = "synchronize the clocks of the hosts with NTP"
+        change = "synchronize the hosts' clocks with NTP"
         return Finding(check, "unknown", "the server does not report its time", means, change)
 
     # A difference that is smaller than the time between the two looks cannot be seen.
@@ -90,8 +90,8 @@ def clock_difference(server: float | None, before: float, after: float, of: str 
         return Finding(check, "ok", found, "leases and deadlines have the same meaning on both")
 
     found = (
-        f"the clock of the server is {abs(apart):,.1f} s {'ahead of' if apart > 0 else 'behind'} "
-        "the clock of this host"
+        f"the server's clock is {abs(apart):,.1f} s {'ahead of' if apart > 0 else 'behind'} "
+        "this host's clock"
     )
     change = "synchronize the clocks with NTP, and run doctor on the host of each worker"
     return Finding(check, "warning", found, means, change)

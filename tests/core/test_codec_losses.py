@@ -439,7 +439,7 @@ class PydanticDataclass:
     [
         (Struct(1), "msgspec.to_builtins"),
         (Model(), "model.model_dump"),
-        (PydanticDataclass(1), "a dataclass of the standard library"),
+        (PydanticDataclass(1), "a dataclass from the standard library"),
     ],
 )
 def test_classes_of_other_libraries_are_refused_with_advice(value: Any, advice: str) -> None:

@@ -136,12 +136,12 @@ _ADVICE = {
     (
         "pydantic",
         "BaseModel",
-    ): "pydantic models are not supported: store model.model_dump(mode='json')"
+    ): "pydantic models are not supported; store model.model_dump(mode='json')"
     " as plain data and read it with Model.model_validate, or make the class a dataclass",
     (
         "msgspec",
         "Struct",
-    ): "msgspec.Struct is not supported: store msgspec.to_builtins(state) as plain"
+    ): "msgspec.Struct is not supported; store msgspec.to_builtins(state) as plain"
     " data and read it with msgspec.convert, or make the class a dataclass",
 }
 
@@ -164,7 +164,7 @@ def describe(value: Any) -> str:
 def advice_for(cls: Any) -> str:
     """Say what to do with a class of a library that has its own encoding; empty for any other."""
     if hasattr(cls, "__is_pydantic_dataclass__"):
-        return "pydantic dataclasses are not supported: use a dataclass of the standard library"
+        return "pydantic dataclasses are not supported; use a dataclass from the standard library"
 
     for base in getattr(cls, "__mro__", ()):
         advice = _ADVICE.get((base.__module__.partition(".")[0], base.__qualname__))

@@ -390,8 +390,7 @@ def _room(account: dict[str, Any]) -> Finding:
             found,
             "when the storage is full, every commit fails with StoreUnavailableError; no "
             "stored record is lost, but no flow can continue",
-            "raise the limit of the account, or keep ended flows for a shorter time with"
-            " `Retention`",
+            "raise the account's limit, or keep ended flows for a shorter time with `Retention`",
         )
 
     return Finding("room", "ok", found, "when the storage is full, commits are refused")

@@ -294,7 +294,7 @@ def _memory(info: dict[str, Any], of: str) -> Iterator[Finding]:
             "unknown",
             "the server does not show this setting",
             means,
-            "check the maxmemory-policy setting of the server",
+            "check the server's maxmemory-policy setting",
         )
     elif policy.startswith("allkeys"):
         yield Finding(
@@ -373,7 +373,7 @@ def _persistence(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
                 "the server cannot save to its disk; by default, it refuses every commit until "
                 "saving succeeds again"
             ),
-            "check the log of the server: the disk may be full or not writable",
+            "check the server's log: the disk may be full or not writable",
         )
 
 
@@ -394,7 +394,7 @@ def _fsync(fsync: str | None, check: str) -> Finding:
     if fsync is None:
         means = "whether a power failure loses commits depends on appendfsync"
         return Finding(
-            check, "unknown", "appendonly yes", means, "check the appendfsync setting of the server"
+            check, "unknown", "appendonly yes", means, "check the server's appendfsync setting"
         )
 
     means = "a power failure may lose the commits of the last half minute"
@@ -430,7 +430,7 @@ def _replication(node: Any, info: dict[str, Any], of: str) -> Iterator[Finding]:
             "replicas have not received"
         )
         yield Finding(
-            check, "unknown", found, means, "check the min-replicas-to-write setting of the server"
+            check, "unknown", found, means, "check the server's min-replicas-to-write setting"
         )
     elif least == "0":
         yield Finding(

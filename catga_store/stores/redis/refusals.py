@@ -45,7 +45,7 @@ _REFUSALS: tuple[
         ("NOPERM", "ACL failure", "executing the script can't"),
         StoreConfigError,
         (
-            "the ACL of the server refuses a command or key that the store needs, so nothing was "
+            "the server's ACL refuses a command or key that the store needs, so nothing was "
             "written; allow it for this user"
         ),
     ),

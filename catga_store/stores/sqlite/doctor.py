@@ -174,7 +174,7 @@ def _file_system(path: Path) -> Iterator[Finding]:
         yield Finding(
             "file system",
             "unknown",
-            "this system does not report the type of the file system",
+            "this system does not report the file system type",
             "SQLite's locks do not work on a network share, so commits can be lost, or "
             "written only in part",
             "make sure that the file is on a local disk",
@@ -213,9 +213,7 @@ def _file_system(path: Path) -> Iterator[Finding]:
             "put the file on a volume",
         )
     else:
-        yield Finding(
-            "file system", "ok", seen, "the type of the file system indicates a local disk"
-        )
+        yield Finding("file system", "ok", seen, "the file system type indicates a local disk")
 
 
 def _space(path: Path, size: int) -> Finding:
@@ -245,7 +243,7 @@ def _writable(path: Path) -> Finding:
                 "no flow can be written, because SQLite writes to the file and to its directory "
                 "(for the log)"
             ),
-            "run the worker as the owner of the file, or change the owner of the file",
+            "run the worker as the file's owner, or change the owner of the file",
         )
 
     return Finding(
@@ -269,7 +267,7 @@ def _journal(connection: sqlite3.Connection) -> Finding:
         str(mode),
         "another program has changed the mode; until a worker opens the store and sets the "
         "mode to wal again, readers and the writer block each other",
-        "prevent other programs from changing the settings of the file",
+        "prevent other programs from changing the file's settings",
     )
 
 

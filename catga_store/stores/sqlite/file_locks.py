@@ -338,7 +338,7 @@ _CUT = (
     "store again"
 )
 _INDEX_GONE = (
-    "the index of the log of the file {path!r} ({path}-shm) was removed or replaced while "
+    "the log index of the file {path!r} ({path}-shm) was removed or replaced while "
     "this process had it open, so nothing was written, but the log still holds earlier "
     "commits; end this process and every other process that has the file open, then open the "
     "store again"

@@ -230,7 +230,7 @@ def test_removed_index_refuses_the_process_for_good(
     with started(path) as late:
         assert late("create", "late") is None
         for _ in range(2):
-            with pytest.raises(cs.StoreConfigError, match=r"the index of the log .* was removed"):
+            with pytest.raises(cs.StoreConfigError, match=r"the log index of .* was removed"):
                 store.create(cs.FlowSnapshot("lost", state={}))
 
         assert other("create", "lost").startswith("StoreConfigError: the index of the log")
