@@ -151,6 +151,8 @@ def conflict_of(errors: list[ConflictError]) -> ConflictError:
     if len(errors) > _SHOWN:
         shown += f"; and {len(errors) - _SHOWN} more"
 
-    error = lost or ConflictError(f"{len(errors)} records were refused: {shown}")
+    error = lost or ConflictError(
+        f"the commit was refused because of conflicts in {len(errors)} records: {shown}"
+    )
     error._conflicts = tuple(errors)
     return error

@@ -245,7 +245,7 @@ def session_claim(
 def session_refresh(context: Context, unit: UnitOfWork, record: AnyRecord) -> Conversation[None]:
     """Read a record again into the same object."""
     if record not in unit:
-        message = f"{shown(record)} is not in this session"
+        message = f"{shown(record)} is not in this session, so it cannot be refreshed"
         raise UsageError(message)
 
     key = key_of(record)

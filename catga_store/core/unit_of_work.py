@@ -441,7 +441,7 @@ class UnitOfWork:
         key = key_of(checked)
         entry = self._map.get(key)
         if entry is None or entry.record is not checked:
-            message = f"{checked!r} is not in this session"
+            message = f"{checked!r} is not in this session, so it cannot be expunged"
             raise UsageError(message)
 
         del self._map[key]

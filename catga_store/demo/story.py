@@ -118,9 +118,10 @@ class Story:
 
     def _take_over(self) -> None:
         text = (
-            f"Another process waits for work. When ada's lease of {LEASE.total_seconds():g} s has"
-            " expired, it claims the order and continues at the first unfinished item. The order"
-            " then waits for an approval that does not arrive; the timeout wakes it up."
+            f"Another process waits for work. When ada's lease of {LEASE.total_seconds():g} s has "
+            "expired, this process claims the order and continues at the first unfinished item. "
+            "The order then waits for an approval that does not arrive; the timeout wakes the "
+            "order up."
         )
         self._narrator.act("Another process takes over", text)
 

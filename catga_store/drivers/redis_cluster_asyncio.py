@@ -109,7 +109,9 @@ class RedisClusterAsyncLink:
                 if asked.untouched:
                     raise
 
-                message = f"only some of the commands were sent: {error}"
+                message = (
+                    f"some of the commands were sent, but the others could not be sent: {error}"
+                )
                 raise ReplyLostError(message) from error
 
             asked.keep_redirected()
@@ -218,7 +220,7 @@ class RedisClusterAsyncLink:
                 node = nodes.get_node_from_slot(key_slot(key))
             except (KeyError, RedisClusterException) as error:
                 self._found = False
-                message = f"no node of the cluster currently serves the slot of {key!r}"
+                message = f"no cluster node currently serves the slot of {key!r}"
                 raise NotSentError(message) from error
 
         return node

@@ -79,7 +79,7 @@ class RedisClusterLink(RedisLink):
             return client.nodes_manager.get_node_from_slot(client.keyslot(key))
         except exceptions.SlotNotCoveredError as error:
             self._read_slots(client)
-            message = f"no node of the cluster currently serves this partition: {error}"
+            message = f"no cluster node currently serves this partition: {error}"
             raise NotSentError(message) from error
 
     def _send(

@@ -98,7 +98,7 @@ class FlowPosition:
     def advance(self, by: int = 1) -> FlowPosition:
         """Return the position `by` steps further on, at the same level."""
         if type(by) is not int:
-            message = f"by: expected an int, got {shown(by)}"
+            message = f"advance: expected an int, got {shown(by)}"
             raise UsageError(message)
 
         return FlowPosition((*self.path[:-1], self.path[-1] + by))

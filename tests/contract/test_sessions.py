@@ -1233,7 +1233,9 @@ def test_a_refused_commit_writes_nothing(store: cs.Store) -> None:
         store.clear_wait_condition("v")
         store.save_for_each_progress("p", 2, cs.ForEachProgress([9]), overwrite=True)
 
-        with pytest.raises(cs.ConflictError, match="6 records were refused: ") as caught:
+        with pytest.raises(
+            cs.ConflictError, match="the commit was refused because of conflicts in 6 records: "
+        ) as caught:
             session.commit()
 
         error = caught.value

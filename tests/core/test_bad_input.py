@@ -269,7 +269,7 @@ ARGUMENTS: list[Check] = [
     (
         lambda _, bad: cs.FlowPosition().advance(bad),
         ("1", 1.0, None),
-        "by: expected an int",
+        "advance: expected an int",
     ),
     (lambda _, bad: wait(outcome=bad), ("SATISFIED", 1, None), "outcome: expected a WaitOutcome"),
     (lambda _, bad: wait(wait_type=bad), ("WHEN_ALL", 0, None), "wait_type: expected a WaitType"),

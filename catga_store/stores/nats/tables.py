@@ -329,9 +329,7 @@ class NatsTables:
         nodes = [self._layout.subject(one) for one in above]
         seen = tuple([self._snapshot.stored[one].sequence for one in nodes])
         if self._snapshot.stale.get(subject) == seen:
-            message = (
-                f"{key} is missing, although the directory of parts lists it; nothing was changed"
-            )
+            message = f"{key} is missing, although the part directory lists it; nothing was changed"
             raise CorruptRecordError(message, key=tuple(key))
 
         self._snapshot.stale[subject] = seen

@@ -158,7 +158,7 @@ def check_acknowledged_by(value: object, *, cluster: bool) -> int:
         message = (
             f"acknowledged_by={value} cannot be used with a cluster, because a cluster does not "
             "report how many replicas have received a commit; set min-replicas-to-write on the "
-            "nodes of the cluster instead"
+            "cluster's nodes instead"
         )
         raise NotSupportedError(message)
 

@@ -87,7 +87,7 @@ _REFUSALS: tuple[
         ("CLUSTERDOWN",),
         StoreUnavailableError,
         (
-            "no node of the cluster currently serves this partition, so nothing was written; "
+            "no cluster node currently serves this partition, so nothing was written; "
             "start the missing node, or wait for the failover"
         ),
     ),
