@@ -110,13 +110,13 @@ def test_stated_limit_is_the_last_value_accepted(
 def test_stated_defaults_are_those_of_the_store() -> None:
     """Times and sizes that the page gives as defaults are the defaults."""
     assert ROWS["size of one encoded record"] == "64 MiB"
-    assert ROWS["maximum time for determining the outcome of an operation"] == "10 s"
+    assert ROWS["maximum duration for determining the outcome of an operation"] == "10 s"
     assert ROWS["length of a lease"] == "30 s"
-    assert ROWS["retention of a completed or cancelled flow"] == "7 days"
+    assert ROWS["retention period of a completed or cancelled flow"] == "7 days"
     assert RETENTION.flows == timedelta(days=7)
-    assert ROWS["retention of a failed flow"] == "30 days"
+    assert ROWS["retention period of a failed flow"] == "30 days"
     assert RETENTION.failed == timedelta(days=30)
-    assert ROWS["retention of a wait condition that has ended"] == "1 day"
+    assert ROWS["retention period of a wait condition that has ended"] == "1 day"
     assert RETENTION.waits == timedelta(days=1)
     assert f"the last {REMEMBERED_COMMITS} commits that wrote it" in PAGE
 
