@@ -40,9 +40,7 @@ def decode_bitmap(data: bytes) -> BitMap64:
     try:
         bitmap = BitMap64.deserialize(data)
     except (ValueError, IndexError) as error:  # IndexError: no bytes at all
-        message = (
-            f"bitmap: expected a valid bitmap, found {len(data)} bytes that are not one ({error})"
-        )
+        message = f"the {len(data)} bytes found are not a valid bitmap ({error})"
         raise CorruptRecordError(message, key=None) from error
 
     size = bitmap.__sizeof__()  # what it is serialised to

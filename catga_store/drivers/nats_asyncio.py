@@ -330,7 +330,7 @@ class NatsLink:
             lambda subject: _refusal("publish to", subject, error),
         )
         if not known:  # no caller waits for it: old index entries stay where they are
-            _log.warning("NATS refused a request of the store: %s", error)
+            _log.warning("NATS refused a request from the store: %s", error)
 
     def _refuse_hints(self, what: str, error: Exception) -> None:
         if what not in self._hints_refused:

@@ -196,7 +196,7 @@ def parse_url(url: object) -> StoreURL:
 
     near = get_close_matches(parts.scheme, _SCHEMES, 1) if "://" in text else []
     guess = f" (did you mean {near[0]}://…?)" if near else ""
-    raise _refusal(text, f"is not the URL of a store{guess}; write {_FORMS}")
+    raise _refusal(text, f"is not a store URL{guess}; write {_FORMS}")
 
 
 def parse_redis_url(url: object) -> RedisURL:
@@ -209,9 +209,7 @@ def parse_redis_url(url: object) -> RedisURL:
     if isinstance(place, RedisURL):
         return place
 
-    raise _refusal(
-        url, "is not the URL of a Redis server; write redis://host:6379/0, or use open_store"
-    )
+    raise _refusal(url, "is not a Redis URL; write redis://host:6379/0, or use open_store")
 
 
 def check_nats_server(url: str) -> None:
@@ -219,9 +217,7 @@ def check_nats_server(url: str) -> None:
     text = url if "://" in url else f"nats://{url}"
     text, parts = _split(text)
     if parts.scheme not in _NATS:
-        raise _refusal(
-            text, "is not the URL of a NATS server; write nats://host:4222 or tls://host:4222"
-        )
+        raise _refusal(text, "is not a NATS URL; write nats://host:4222 or tls://host:4222")
 
     if parts.query:
         raise _refusal(
@@ -280,7 +276,7 @@ def _unescaped(url: str, text: str) -> str:
 def _memory(url: str, parts: SplitResult) -> MemoryURL:
     _no_options(url, parts, "MemoryStore")
     if not re.match("memory://[^@:]*$", url, re.IGNORECASE) or parts.path not in ("", "/"):
-        raise _refusal(url, "is not the URL of a memory store; write memory:// or memory://name")
+        raise _refusal(url, "is not a memory store URL; write memory:// or memory://name")
 
     return MemoryURL(_unescaped(url, parts.netloc))
 

@@ -121,5 +121,5 @@ def nats_place(url: str) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
     if isinstance(place, NatsURL):
         return place.servers, dict(place.connect), dict(place.own)
 
-    message = f"{mask_url(url)!r} is not the URL of a NATS server; write nats://host:4222"
+    message = f"{mask_url(url)!r} is not a NATS URL; write nats://host:4222"
     raise UsageError(message)

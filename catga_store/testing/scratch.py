@@ -47,7 +47,7 @@ def scratch_url(url: str, remove: Callable[[str], None] | None = None) -> Genera
     """Yield the URL of an empty namespace beside the namespace of `url`, which is not touched.
 
     At the end, the scratch file, prefix or bucket is removed with its layout. If you pass `remove`, this
-    function is called with the scratch URL instead. Raises `UsageError` if `url` is not the URL of a store.
+    function is called with the scratch URL instead. Raises `UsageError` if `url` is not a store URL.
     """
     parts = urlsplit(url)
     name = f"scratch-{uuid.uuid4().hex}"
@@ -71,9 +71,7 @@ def scratch_url(url: str, remove: Callable[[str], None] | None = None) -> Genera
         finally:
             (remove or _remove)(there)
     else:
-        message = (
-            f"{mask_url(url)!r} is not the URL of a store; see open_store for the supported URLs"
-        )
+        message = f"{mask_url(url)!r} is not a store URL; see open_store for the supported URLs"
         raise UsageError(message)
 
 

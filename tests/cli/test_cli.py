@@ -545,9 +545,9 @@ def test_an_empty_file_is_not_a_store(tmp_path: Path) -> None:
 
 
 WRONG_URLS: list[tuple[str, int, str]] = [
-    ("flows.db", 2, "is not the URL of a store"),
+    ("flows.db", 2, "is not a store URL"),
     ("sqlite://flows.db", 2, "wrong number of slashes"),
-    ("mysql://host/flows", 2, "is not the URL of a store"),
+    ("mysql://host/flows", 2, "is not a store URL"),
     ("memory://", 1, "belongs to one process"),
 ]
 

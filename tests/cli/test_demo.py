@@ -351,7 +351,7 @@ def test_a_worker_that_fails_is_an_error_and_not_a_silence(
     ):
         story._hear(zoe, until=lambda _event: True)
 
-    assert "is not the URL of a store" in capfd.readouterr().err
+    assert "is not a store URL" in capfd.readouterr().err
 
 
 def test_a_worker_ends_when_its_input_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

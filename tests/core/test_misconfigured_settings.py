@@ -123,7 +123,7 @@ def test_wrong_clock_is_an_error_of_the_library(
 ENVIRONMENT: list[tuple[str, int, str]] = [
     ("", 2, "no store given"),
     (" ", 2, "space"),
-    ("flows.db", 2, "is not the URL of a store"),
+    ("flows.db", 2, "is not a store URL"),
     ("sqlite:flows.db", 2, "write sqlite:///flows.db"),
     ("redis://localhost/abc", 2, "not a number"),
     ("redis://localhost?prefx=a:", 2, "did you mean prefix"),

@@ -94,19 +94,19 @@ def test_a_path_may_be_escaped(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("", "is not the URL of a store"),
-        ("flows.db", "is not the URL of a store"),
-        ("mysql://host/db", "is not the URL of a store"),
+        ("", "is not a store URL"),
+        ("flows.db", "is not a store URL"),
+        ("mysql://host/db", "is not a store URL"),
         ("sqlite://", "has no file path"),
         ("sqlite:///", "has no file path"),
         ("sqlite://host/flows.db", "wrong number of slashes"),
         ("sqlite://flows.db", "wrong number of slashes"),
         ("sqlite:///:memory:", "expected the path of a file"),
         ("sqlite:///a%00b", "expected the path of a file"),
-        ("memory://name/deeper", "is not the URL of a memory store"),
-        ("memory:", "is not the URL of a memory store; write memory://"),
-        ("memory:name", "is not the URL of a memory store"),
-        ("memory:/name", "is not the URL of a memory store"),
+        ("memory://name/deeper", "is not a memory store URL"),
+        ("memory:", "is not a memory store URL; write memory://"),
+        ("memory:name", "is not a memory store URL"),
+        ("memory:/name", "is not a memory store URL"),
         ("sqlite:flows.db", "wrong number of slashes .* write sqlite:///flows.db"),
         ("sqlite:./flows.db", r"wrong number of slashes .* write sqlite:///\./flows.db"),
         ("sqlite:/flows.db", "sqlite:////flows.db for an absolute path"),
@@ -303,7 +303,7 @@ def test_from_url_takes_what_open_store_takes(kind: Any) -> None:
     with pytest.raises(cs.UsageError, match="does not end with a digit"):
         kind.from_url("redis://localhost?prefix=app1")
 
-    with pytest.raises(cs.UsageError, match="is not the URL of a Redis server"):
+    with pytest.raises(cs.UsageError, match="is not a Redis URL"):
         kind.from_url("nats://localhost")
 
     with pytest.raises(cs.UsageError, match="unknown option prefx"):
@@ -315,7 +315,7 @@ def test_from_url_takes_what_open_store_takes(kind: Any) -> None:
     ("servers", "said"),
     [
         ("nats://a?bucket=b", "options.*; pass them in connect="),
-        (["nats://a", "redis://b"], "is not the URL of a NATS server"),
+        (["nats://a", "redis://b"], "is not a NATS URL"),
         ("a\nb", "control character"),
         ([], "expected URLs such as"),
         (["nats://a", 5], "expected URLs such as"),

@@ -78,7 +78,7 @@ def test_a_url_of_no_store_is_wrong_usage() -> None:
     """Exit code 2 and one line."""
     done = run("http://nowhere")
     assert done.exit_code == 2
-    assert "is not the URL of a store" in done.output
+    assert "is not a store URL" in done.output
 
 
 @pytest.mark.nightly

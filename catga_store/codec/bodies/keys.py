@@ -34,7 +34,11 @@ class Keys(Mapping[str, bytes]):
         if not isinstance(given, Mapping) or not given:
             message = (
                 "keys: expected a mapping from key ids to keys with at least one entry, got "
-                + ("none" if isinstance(given, Mapping) else f"<{type(given).__name__} object>")
+                + (
+                    "an empty one"
+                    if isinstance(given, Mapping)
+                    else f"<{type(given).__name__} object>"
+                )
             )
             raise UsageError(message)
 

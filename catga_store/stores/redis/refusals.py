@@ -177,7 +177,7 @@ def refusal(error: Exception) -> CatgaStoreError:
         )
 
     return StoreConfigError(
-        f"the server refused a request of the store, so nothing was written: {said}"
+        f"the server refused a request from the store, so nothing was written: {said}"
     )
 
 

@@ -186,7 +186,7 @@ def test_moving_partition_is_asked_again() -> None:
         (
             exceptions.ResponseError("ERR wrong number of arguments"),
             cs.StoreConfigError,
-            "the server refused a request of the store, so nothing was written: ERR wrong number of arguments",
+            "the server refused a request from the store, so nothing was written: ERR wrong number of arguments",
         ),
     ],
 )
