@@ -221,7 +221,9 @@ def write_next(store: cs.Store, flow: cs.FlowSnapshot[Case], events: Sequence[Ev
 
 def create_flows(store: cs.Store, cases: dict[str, list[Event]]) -> int:
     """Create the missing flows; return how many events the others contain."""
-    stored = {name: flow for name, flow in store.get_many(cases, Case).items() if flow is not None}
+    stored = {
+        name: flow for name, flow in store.get_many(list(cases), Case).items() if flow is not None
+    }
     others = store.count_flows() - len(stored)
     if others:
         message = f"the store holds flows that are not of this log ({others:,}); pass an empty one"

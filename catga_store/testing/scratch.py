@@ -29,6 +29,7 @@ from catga_store.errors import StoreConfigError
 from catga_store.errors import UsageError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.masking import mask_url
+from catga_store.stores.nats.answers import STREAM_GONE
 from catga_store.stores.redis.transport import Command
 from catga_store.stores.redis.transport import Pipe
 
@@ -107,7 +108,7 @@ def _remove_stream(exchange: NatsExchange) -> Conversation[None]:
         yield from exchange.call("DELETE", {}, exchange.deadline())
     except StoreConfigError as error:
         # The news that the stream is deleted may overtake the reply, and the store then looks for it.
-        if "is gone" not in str(error):
+        if str(error) != str(exchange.refusal(STREAM_GONE, "")):
             raise
 
 
