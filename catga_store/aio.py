@@ -1444,7 +1444,8 @@ class AsyncStore(BaseAsyncStore):
 
         Raises the error again if the store cannot determine the outcome. The store can determine the outcome
         for twice its `timeout`; after that, only if each flow and each progress record of the commit has been
-        written fewer than eight times since.
+        written fewer than eight times since. An `extend`, a sweep, a `clear` or a deletion of parts by prefix
+        leaves nothing in the records: resolve it in time, or call the method again.
         """
         return await self._run(commits.resolve_commit(self._context, error))
 
@@ -1465,7 +1466,7 @@ class AsyncStore(BaseAsyncStore):
         `resolve_commit` returns a receipt if everything was removed. If it returns `None`, nothing more will
         be removed, but on a server some records may already have been removed: clear the store again.
         """
-        await self._run(upkeep.clear())
+        await self._run(upkeep.clear(self._context))
 
     async def ping(self) -> None:
         """Check that the store works; raise an error that says what is wrong if it does not."""

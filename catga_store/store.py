@@ -1314,7 +1314,8 @@ class Store(BaseBlockingStore):
 
         Raises the error again if the store cannot determine the outcome. The store can determine the outcome
         for twice its `timeout`; after that, only if each flow and each progress record of the commit has been
-        written fewer than eight times since.
+        written fewer than eight times since. An `extend`, a sweep, a `clear` or a deletion of parts by prefix
+        leaves nothing in the records: resolve it in time, or call the method again.
         """
         return self._run(commits.resolve_commit(self._context, error))
 
@@ -1335,7 +1336,7 @@ class Store(BaseBlockingStore):
         `resolve_commit` returns a receipt if everything was removed. If it returns `None`, nothing more will
         be removed, but on a server some records may already have been removed: clear the store again.
         """
-        self._run(upkeep.clear())
+        self._run(upkeep.clear(self._context))
 
     def ping(self) -> None:
         """Check that the store works; raise an error that says what is wrong if it does not."""

@@ -33,6 +33,7 @@ from catga_store.core.claim_plans import plan_claim
 from catga_store.core.claim_plans import put_off
 from catga_store.core.claim_plans import refused_of
 from catga_store.core.claim_plans import settle_plans
+from catga_store.core.commits import ask_once
 from catga_store.core.commits import commit_one
 from catga_store.core.commits import send
 from catga_store.core.conflicts import claimed_error
@@ -314,7 +315,8 @@ def extend(
     claim = claim_of(flow)
     now_ms = context.settings.now_ms()
     lease_ms = claim.lease_ms if lease is None else _lease_ms(lease)
-    head = yield Extend(flow.key, claim.token, now_ms + lease_ms, now_ms)
+    request = Extend(flow.key, claim.token, now_ms + lease_ms, now_ms)
+    head = yield from ask_once(context, request)
     if head is None:
         stored_state.stop_watching(flow)
         message = (

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from collections.abc import Sequence
+from typing import TypeVar
 from typing import cast
 
 from catga_store.core.conflicts import conflict_error
@@ -24,6 +25,7 @@ from catga_store.model.stored_state import AnyRecord
 from catga_store.model.stored_state import stop_watching
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Pause
+from catga_store.protocol.conversation import Request
 from catga_store.protocol.conversation import ask
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
@@ -47,6 +49,7 @@ from catga_store.protocol.requests import Resolve
 __all__ = [
     "LONGEST_PAUSE",
     "SHORTEST_PAUSE",
+    "ask_once",
     "commit_one",
     "in_commits",
     "read_outcomes",
@@ -55,6 +58,8 @@ __all__ = [
     "send",
     "settled",
 ]
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +108,20 @@ def send(
             return without_reports(reply)
 
         sent = more
+
+
+def ask_once(context: Context, request: Request[T]) -> Conversation[T]:
+    """Ask for a write that the store gives a commit id of its own, such as `Extend`.
+
+    An error of unknown outcome keeps what `resolve_commit` needs.
+    """
+    sent_at = time.monotonic()
+    try:
+        return (yield from ask(request))
+    except CommitUncertainError as error:
+        error.kept_seconds = 2 * context.settings.timeout
+        error.sent_at = sent_at
+        raise
 
 
 def commit_one(
@@ -260,11 +279,17 @@ def _check_remembered(
         if record is not None and put.expected in record.head.commits:
             return
 
+    why = "no record shows whether it was applied; call the method again"
+    if error.changes is not None:
+        why = (
+            f"{changes[0].key} has since been written {REMEMBERED_COMMITS} times, no longer exists, "
+            "or is a wait condition or a log; compare the stored records with what the commit "
+            "should have written"
+        )
+
     message = (
         f"the outcome of commit {error.commit_id} can no longer be determined, because a store "
-        f"keeps a reply only for twice the timeout, and {changes[0].key} has since been written "
-        f"{REMEMBERED_COMMITS} times, no longer exists, or is a wait condition or a log; compare "
-        "the stored records with what the commit should have written"
+        f"keeps a reply only for twice the timeout, and {why}"
     )
     raise CommitUncertainError(message, **error.__dict__)
 
@@ -276,7 +301,7 @@ def _is_reply_kept(error: CommitUncertainError) -> bool:
     still while a machine is suspended. An error from another process has no monotonic time.
     """
     if error.kept_seconds is None:
-        return True  # not raised by `send`: `extend`, `sweep` and `clear` make no versions
+        return True  # nothing is known of it
 
     if error.sent_at is None:
         return False

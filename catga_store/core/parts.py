@@ -181,7 +181,7 @@ def _remove(
     while True:
         now_ms = context.settings.now_ms()
         request = RemoveParts(flow_id, prefix, before, _REMOVED_AT_ONCE, now_ms, entries)
-        count = yield from ask(request)
+        count = yield from commits.ask_once(context, request)
         removed += count
         if count < _REMOVED_AT_ONCE:
             return removed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from catga_store.core.arguments import check_number
 from catga_store.core.claims import release_dead_waits
+from catga_store.core.commits import ask_once
 from catga_store.core.context import Context
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.requests import Clear
@@ -18,8 +19,7 @@ def sweep(context: Context, limit: int = 1000) -> Conversation[int]:
     check_number("limit", limit, 1)
     now_ms = context.settings.now_ms()
     yield from release_dead_waits(context, limit, now_ms)
-    removed: int = yield Sweep(now_ms, limit)
-    return removed
+    return (yield from ask_once(context, Sweep(now_ms, limit)))
 
 
 def ping() -> Conversation[None]:
@@ -27,6 +27,6 @@ def ping() -> Conversation[None]:
     yield Ping()
 
 
-def clear() -> Conversation[None]:
+def clear(context: Context) -> Conversation[None]:
     """Remove every record of the store."""
-    yield Clear()
+    yield from ask_once(context, Clear())

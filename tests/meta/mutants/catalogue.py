@@ -1028,6 +1028,14 @@ MUTANTS: tuple[Mutant, ...] = (
         SESSIONS,
     ),
     Mutant(
+        "forgotten-extend-taken-for-lost",
+        "an extend whose reply is gone is said never to have been applied",
+        "core/commits.py",
+        "        error.kept_seconds = 2 * context.settings.timeout\n        error.sent_at = sent_at\n        raise\n",
+        "        error.sent_at = sent_at\n        raise\n",
+        ("tests/stores/redis/test_redis_outcomes.py",),
+    ),
+    Mutant(
         "completions-sent-again",
         "the next commit of a session completes what the last one has completed",
         "core/unit_of_work.py",

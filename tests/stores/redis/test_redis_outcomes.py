@@ -12,6 +12,8 @@ import time
 import uuid
 from collections.abc import Callable
 from collections.abc import Iterator
+from datetime import UTC
+from datetime import datetime
 from datetime import timedelta
 from typing import Any
 
@@ -339,6 +341,44 @@ def test_forgotten_completion_stays_uncertain(
         assert in_time(lambda: store.get_wait_condition("w")).completed_count == 1
         with pytest.raises(cs.CommitUncertainError, match="compare the stored records"):
             store.resolve_commit(caught.value)
+
+
+@pytest.mark.parametrize("name", ["extend", "sweep", "clear", "delete_parts"])
+def test_what_no_record_shows_stays_uncertain_once_its_reply_is_gone(
+    server: RedisServer, proxy: Proxy, prefix: str, direct: cs.Store, name: str
+) -> None:
+    """It may have been applied, so it is not said that it never will be."""
+    url = f"redis://127.0.0.1:{proxy.port}?prefix={prefix}"
+    with cs.open_store(url, timeout=timedelta(milliseconds=500)) as store:
+        in_time(lambda: store.create(cs.FlowSnapshot("f", state={})))
+        (flow,) = in_time(lambda: store.claim_due(lease=timedelta(hours=1)))
+        in_time(lambda: store.put_part(cs.Part("f", "part", b"x")))
+        past = datetime.now(UTC) - timedelta(minutes=1)
+        in_time(lambda: store.create(cs.FlowSnapshot("old", state={}, expires_at=past)))
+        until_ms = direct.get_one("f").due_at
+        calls: dict[str, Callable[[], object]] = {
+            "extend": lambda: store.extend(flow, timedelta(hours=2)),
+            "sweep": store.sweep,
+            "clear": store.clear,
+            "delete_parts": lambda: store.delete_parts("f", "p"),
+        }
+        proxy.strike("drop the reply", times=1000, when=is_noted)
+        with pytest.raises(cs.CommitUncertainError) as caught:
+            calls[name]()
+
+        proxy.calm()
+        if name == "extend":
+            assert direct.get_one("f").due_at != until_ms  # it was applied
+
+        with redis.Redis(port=server.port) as client:
+            key = f"{{{prefix}0}}:commit:{caught.value.commit_id}"
+            until(lambda: not client.exists(key))
+
+        until(lambda: time.monotonic() > (caught.value.sent_at or 0) + 1)
+        with pytest.raises(cs.CommitUncertainError, match="call the method again") as again:
+            direct.resolve_commit(caught.value)
+
+        assert again.value.commit_id == caught.value.commit_id
 
 
 @pytest.mark.parametrize("change", ["written eight times", "deleted", "deleted and created"])
