@@ -270,7 +270,8 @@ def partly_stored(commit_id: str, keys: Iterable[Key]) -> CommitUncertainError:
     named = tuple(dict.fromkeys(keys))
     message = (
         f"commit {commit_id} was stored only in part, because the server ran out of storage in "
-        "the middle of the batch; free up space, find the records that are missing, and write "
-        "them again (to prevent this, set max_bytes on the stream, which reserves storage)"
+        "the middle of the batch; free up space, check the records of this commit, and write the "
+        "changes that are missing (to prevent this, set max_bytes on the stream, which reserves "
+        "storage)"
     )
     return CommitUncertainError(message, commit_id=commit_id, keys=named)
