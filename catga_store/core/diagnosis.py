@@ -207,7 +207,7 @@ def _due_disagrees(case: Case, _now_ms: int, _thresholds: Thresholds) -> Iterato
             "due_disagrees",
             "problem",
             f"is {status.name}, but {what}",
-            "write the flow again: retry the flow, or set its status",
+            "write the flow again with update(), or retry it if it failed or was cancelled",
         )
     elif head.owner is not None and head.due_ms is None:
         yield FlowFinding(

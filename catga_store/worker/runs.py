@@ -220,7 +220,8 @@ class Run(BaseRun[S]):
         If the run has lost its claim, this write raises `ClaimLostError`. If a worker dies between the call
         and this write, the next attempt calls the function again, so pass an idempotency key to other
         services. The result is `bytes`, JSON data, or an instance of the class that is the function's return
-        annotation. Costs two round trips, or one if the result is already stored.
+        annotation; an instance of any other class is stored, too, but then every attempt raises `UsageError`
+        until the function has the annotation. Costs two round trips, or one if the result is already stored.
         """
         return cast("R", drive(_once(self, name, function, args, kwargs)))
 
@@ -260,7 +261,8 @@ class AsyncRun(BaseRun[S]):
         If the run has lost its claim, this write raises `ClaimLostError`. If a worker dies between the call
         and this write, the next attempt calls the function again, so pass an idempotency key to other
         services. The result is `bytes`, JSON data, or an instance of the class that is the function's return
-        annotation. Costs two round trips, or one if the result is already stored.
+        annotation; an instance of any other class is stored, too, but then every attempt raises `UsageError`
+        until the function has the annotation. Costs two round trips, or one if the result is already stored.
         """
         return await drive_async(_once(self, name, function, args, kwargs))
 
@@ -283,6 +285,7 @@ def _once(
     body_type = _result_type(function)
     kept = yield store.get_part(flow.flow_id, part_name, body_type)
     if kept is not None:
+        _check_type(name, kept, body_type)
         return kept.body
 
     result = yield function(*args, **kwargs)
@@ -295,15 +298,19 @@ def _once(
     finally:
         session.close()
 
+    _check_type(name, part, body_type)
+    return result
+
+
+def _check_type(name: str, part: Part[Any], body_type: Any | None) -> None:
+    """Refuse a result that is read back as plain data, now and in later attempts: it is stored already."""
     if body_type is None and part.type_name not in ("", "bytes"):
         message = (
-            f"once({name!r}) returned an object of type {type(result).__name__}, which is stored "
-            "but would be read back as plain data after a crash; annotate the function's return "
-            "type with this type"
+            f"once({name!r}) has stored a result of type {part.type_name}, but can only read it back "
+            "as plain data; annotate the function's return type with this type (the stored result "
+            "is then used)"
         )
         raise UsageError(message)
-
-    return result
 
 
 def _result_type(function: Callable[..., Any]) -> Any | None:

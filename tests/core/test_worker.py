@@ -729,6 +729,40 @@ def test_once_belongs_to_its_position(store: cs.Store, worker: cs.Worker) -> Non
     assert calls == [0, 1]
 
 
+def test_a_result_without_an_annotation_is_refused_in_every_attempt(
+    store: cs.Store, worker: cs.Worker
+) -> None:
+    """It would come back as plain data; it is stored, so the effect happens once, and is used once annotated."""
+    create(store)
+    calls: list[int] = []
+
+    def charge(amount):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  that is the point
+        calls.append(amount)
+        return Receipt(amount)
+
+    def annotated(amount: int) -> Receipt:
+        raise AssertionError(amount)
+
+    errors: list[str] = []
+
+    @worker.handles(Order)
+    def handle(run: cs.Run[Order]) -> None:
+        try:
+            run.once("charge", charge if run.attempt < 3 else annotated, 42)
+        except cs.UsageError as error:
+            errors.append(str(error))
+            raise OSError from error
+
+        assert run.once("charge", annotated, 42) == Receipt(42)
+        run.complete()
+
+    worker.run_until_idle()
+    assert calls == [42]
+    assert len(errors) == 2
+    assert all("annotate the function's return type" in error for error in errors)
+    assert store.get_one("o").status is cs.FlowStatus.COMPLETED
+
+
 def test_a_lost_claim_cannot_keep_a_result(
     store: cs.Store, worker: cs.Worker, clock: ManualClock
 ) -> None:
