@@ -288,7 +288,8 @@ class CommitUncertainError(CatgaStoreError):
     changes: tuple[Any, ...] | None = None
     """What was sent, without bodies; `None` if it is not known. `resolve_commit` uses this attribute."""
     kept_seconds: float | None = None
-    """The number of seconds for which the store keeps the reply; `None` if it is not known."""
+    """The number of seconds for which the store keeps the reply, infinite if it keeps it until it is not needed
+    any more; `None` if it is not known."""
     sent_at: float | None = None
     """When the commit was first sent, according to the monotonic clock of the process that sent it."""
 

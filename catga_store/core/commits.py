@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -119,7 +120,9 @@ def ask_once(context: Context, request: Request[T]) -> Conversation[T]:
     try:
         return (yield from ask(request))
     except CommitUncertainError as error:
-        error.kept_seconds = 2 * context.settings.timeout
+        if error.kept_seconds is None:
+            error.kept_seconds = 2 * context.settings.timeout
+
         error.sent_at = sent_at
         raise
 
@@ -300,8 +303,8 @@ def _is_reply_kept(error: CommitUncertainError) -> bool:
     Both clocks must say so: the wall clock may have been set back, and the monotonic one stands
     still while a machine is suspended. An error from another process has no monotonic time.
     """
-    if error.kept_seconds is None:
-        return True  # nothing is known of it
+    if error.kept_seconds is None or error.kept_seconds == math.inf:
+        return True
 
     if error.sent_at is None:
         return False

@@ -275,9 +275,14 @@ class NatsCommits:
             for change in request.changes
             if isinstance(change, Complete) and change.key in self._lives
         ]
-        log = self.layout.log(request.id)
-        has_parts = any(change.key.kind == PART for change in request.changes)
-        if again and (len(request.changes) > 1 or has_parts):
+        trust = self.exchange.trust
+        reply, tables = yield from self._reader.decide(
+            lambda tables: apply(tables, request), subjects, deadline, request.id
+        )
+        if again and (len(request.changes) > 1 or _has_parts(request)):
+            # The log is read last: an attempt whose reply was lost may arrive at any moment, and if it
+            # came before it, what was read may be its own.
+            log = self.layout.log(request.id)
             logged = yield from self.exchange.fetch([log], deadline)
             if logged[log].text is not None:
                 return (
@@ -286,10 +291,6 @@ class NatsCommits:
                     )
                 )
 
-        trust = self.exchange.trust
-        reply, tables = yield from self._reader.decide(
-            lambda tables: apply(tables, request), subjects, deadline, request.id
-        )
         self._remember_lives(request, tables)
         if isinstance(reply, Refused):
             return reply
@@ -442,6 +443,10 @@ class NatsCommits:
 
         applied = yield from self._resolver.resolve(Resolve(request.id, (change.key,)))
         return reply if applied is None else Applied((Outcome(status=PENDING, accepted=True),))
+
+
+def _has_parts(request: Commit) -> bool:
+    return any(change.key.kind == PART for change in request.changes)
 
 
 def _marks_of(head: Head) -> tuple[object, ...]:

@@ -65,7 +65,9 @@ class NatsPartRemover:
         try:
             while True:
                 try:
-                    count = yield from self._batch(commit_id, request, deadline)
+                    count = yield from self._batch(
+                        commit_id, request, deadline, again=lost is not None
+                    )
                 except ReplyLostError as error:
                     lost, count = error, None
 
@@ -83,22 +85,24 @@ class NatsPartRemover:
             raise given_up(commit_id, keys, lost, deadline) from error
 
     def _batch(
-        self, commit_id: str, request: RemoveParts, deadline: Deadline
+        self, commit_id: str, request: RemoveParts, deadline: Deadline, *, again: bool
     ) -> Conversation[int | None]:
         """Remove some; return how many, `None` if something was written meanwhile."""
-        log = self._layout.log(commit_id)
 
         def decide(tables: NatsTables) -> int:
-            text = tables.logged_text(log)
-            if text is not None:  # by a try whose reply was lost
-                return int(json.loads(text)["removed"])
-
             tables.read_all(_keys_of_entries(tables, request))
             return rules.remove_parts(tables, request)
 
         keys = flow_key(request.flow_id), root_of(request.flow_id)
-        subjects = [log, *map(self._layout.subject, keys)]
+        subjects = map(self._layout.subject, keys)
         count, tables = yield from self._reader.decide(decide, subjects, deadline, commit_id)
+        if again:  # the log is read last, as by a commit
+            log = self._layout.log(commit_id)
+            logged = yield from self._exchange.fetch([log], deadline)
+            text = logged[log].text
+            if text is not None:
+                return int(json.loads(text)["removed"])
+
         writes = tables.writes()
         if not writes:
             return count

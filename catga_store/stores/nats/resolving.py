@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable
 from typing import Any
 
+from catga_store.errors import CommitUncertainError
 from catga_store.errors import StoreUnavailableError
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import NotSentError
@@ -175,14 +177,14 @@ class NatsResolver:
                     return
 
                 if deadline.has_passed():
-                    raise uncertain(commit_id, (), lost) from lost
+                    raise _not_purged(commit_id, lost) from lost
 
                 yield deadline.pause()
         except StoreUnavailableError as error:
             if lost is None:
                 raise
 
-            raise uncertain(commit_id, (), lost) from error
+            raise _not_purged(commit_id, lost) from error
 
     def _resolve_clear(self, request: Resolve, deadline: Deadline) -> Conversation[Applied | None]:
         sign = self.layout.log(request.id)
@@ -192,12 +194,18 @@ class NatsResolver:
         # Nothing fences a purge. One that did not come in twice the timeout never left.
         began = began_s(request.id.removeprefix(_CLEARING))
         if time.time() < began + 2 * self.exchange.timeout:
-            raise uncertain(
-                request.id, (), "the request to clear the store may still be in progress"
-            )
+            why = "the request to clear the store may still be in progress"
+            raise _not_purged(request.id, why)
 
         return None
 
     def _is_there(self, subject: str, deadline: Deadline) -> Conversation[bool]:
         found = yield from self.exchange.fetch([subject], deadline)
         return found[subject].text is not None
+
+
+def _not_purged(commit_id: str, why: BaseException | str) -> CommitUncertainError:
+    """Return the error of a `Clear` whose purge may be under way; its sign says so as long as there is one."""
+    error = uncertain(commit_id, (), why)
+    error.kept_seconds = math.inf
+    return error

@@ -135,10 +135,6 @@ class NatsTables:
         """What the subject of a record holds."""
         return self._subject(self._layout.subject(key))
 
-    def logged_text(self, log: str) -> bytes | None:
-        """What lies in a log."""
-        return self._subject(log).text
-
     def _subject(self, subject: str) -> Stored:
         found = self._snapshot.stored.get(subject)
         if found is None:

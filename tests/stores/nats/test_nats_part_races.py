@@ -10,10 +10,13 @@ import pytest
 
 import catga_store as cs
 from catga_store.protocol.conversation import Conversation
+from catga_store.protocol.conversation import Pause
+from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.conversation import Request
 from catga_store.protocol.conversation import through
 from catga_store.stores.nats.transport import Asks
 from catga_store.stores.nats.transport import Publish
+from catga_store.stores.nats.transport import Tell
 from catga_store.testing.hooks import wrap_protocol
 
 LONG = "n" * 480
@@ -66,6 +69,53 @@ class Between:
         return (yield transport)
 
 
+class Late:
+    """Stands there likewise, and lets a batch arrive late: its reply is lost, and others come before it."""
+
+    def __init__(self) -> None:
+        self.protocol: Any = None
+        self._after: int | None = None
+        self._held: Request[Any] | None = None
+
+    def attach(self, protocol: Any) -> Late:
+        """Wrap a store protocol."""
+        self.protocol = protocol
+        return self
+
+    def delay(self, after: int) -> None:
+        """Let the next batch arrive after that many requests."""
+        self._after = after
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether it did."""
+        return self._after is None
+
+    def converse(self, request: Request[Any]) -> Conversation[Any]:
+        """Perform a request."""
+        return through(self.protocol.converse(request), self._exchange)
+
+    def _exchange(self, transport: Request[Any]) -> Conversation[Any]:
+        if self._after is None or isinstance(transport, Pause | Tell):
+            return (yield transport)
+
+        if self._held is None:
+            if not (isinstance(transport, Publish) and transport.atomic):
+                return (yield transport)
+
+            self._held = transport
+            message = "held back"
+            raise ReplyLostError(message)
+
+        if self._after == 0:
+            held, self._held, self._after = self._held, None, None
+            yield held
+        else:
+            self._after -= 1
+
+        return (yield transport)
+
+
 @pytest.fixture(params=["nats", "nats-cluster"])
 def url(request: pytest.FixtureRequest, url_of: Callable[[str], str]) -> str:
     """Return an empty store on one server, and on three."""
@@ -93,6 +143,72 @@ def other(url: str, store: cs.Store) -> Iterator[cs.Store]:
     with cs.open_store(url) as opened:
         opened.ping()
         yield opened
+
+
+AFTER = range(6)
+"""Requests: more than an operation makes after the one whose reply was lost."""
+
+
+@pytest.fixture
+def late(url: str) -> Iterator[tuple[cs.Store, Late]]:
+    """Open a store whose batches may arrive late."""
+    with cs.open_store(url) as opened:
+        late = Late()
+        wrap_protocol(opened, late.attach)
+        opened.ping()
+        yield opened, late
+
+
+@pytest.mark.parametrize("after", AFTER)
+def test_an_append_that_arrives_late_is_no_duplicate(
+    late: tuple[cs.Store, Late], after: int
+) -> None:
+    """What the next attempt reads may be its own entry, written between two of its requests."""
+    store, between = late
+    store.create(cs.FlowSnapshot("f", state={}))
+    between.delay(after)
+    appended = store.append("f", b"x", key="k")
+    assert appended == cs.Appended("f", "log", 1, "k", False)
+    assert len(store.read_log("f")) == 1
+    assert store.append("f", b"x", key="k").duplicate
+    assert between.has_arrived or after > 2
+
+
+@pytest.mark.parametrize("after", AFTER)
+def test_a_commit_that_arrives_late_says_what_it_did(
+    late: tuple[cs.Store, Late], after: int
+) -> None:
+    """Its new flow is not one that was there before, nor is its part, and what it deleted was there."""
+    store, between = late
+    store.create(cs.FlowSnapshot("f", state={}))
+    gone = cs.Part("f", "gone", b"x")
+    store.put_part(gone)
+    between.delay(after)
+    with store.begin() as session:
+        session.add(cs.FlowSnapshot("g", state={}))
+        session.add_part(cs.Part("f", "kept", b"x"), exists="keep")
+        session.delete_part(gone)
+        session.append("f", b"x", key="k")
+
+    receipt = session.receipt
+    assert receipt is not None
+    assert receipt.kept == ()
+    assert [one.duplicate for one in receipt.entries] == [False]
+    assert store.get_one("g").version == 1
+    assert names(store) == ["kept", "log/"]
+
+
+@pytest.mark.parametrize("after", AFTER)
+def test_a_removal_that_arrives_late_says_how_many(late: tuple[cs.Store, Late], after: int) -> None:
+    """Its next attempt finds no part."""
+    store, between = late
+    with store.begin() as session:
+        for number in range(150):
+            session.add_part(cs.Part("f", f"{number:04d}{LONG}", b"x"))
+
+    between.delay(after)
+    assert store.delete_parts("f", "0") == 150
+    assert names(store) == []
 
 
 def fill(store: cs.Store, count: int) -> None:
