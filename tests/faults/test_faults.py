@@ -22,15 +22,18 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 from hypothesis import settings
+from late import Late
 from marks import STORES
 from proxy import Proxy
 from proxy import Strike
 from waiting import retried
 from waiting import until
 
+from catga_store import Appended
 from catga_store import AsyncNatsStore
 from catga_store import AsyncSQLiteStore
 from catga_store import CommitUncertainError
+from catga_store import Completion
 from catga_store import FlowExistsError
 from catga_store import FlowSnapshot
 from catga_store import FlowStatus
@@ -38,6 +41,7 @@ from catga_store import ForEachProgress
 from catga_store import NatsStore
 from catga_store import NotSupportedError
 from catga_store import Part
+from catga_store import Receipt
 from catga_store import SessionClosedError
 from catga_store import SQLiteStore
 from catga_store import StaleFlowError
@@ -701,6 +705,60 @@ def test_a_store_that_was_away_at_first_use_can_be_used_later(
 
         faults.reset()
         api.ping()
+
+
+def shown(result: Any) -> Any:
+    """Return what an operation has returned, without what is unique to each write."""
+    if isinstance(result, FlowSnapshot):
+        return result.flow_id, result.version, result.status, result.due_at, result.attempts
+
+    if isinstance(result, WaitCondition):
+        return result.correlation_id, result.version, result.outcome
+
+    if isinstance(result, Receipt):
+        known = result.versions, result.completions, result.satisfied
+        return *known, result.entries, result.kept
+
+    if isinstance(result, list):
+        return list(map(shown, result))
+
+    return result if isinstance(result, (int, Appended, Completion)) else type(result)
+
+
+LATER = range(6)
+"""After how many requests a write arrives; more than any attempt makes after one."""
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("kind", ["redis-8.2", "nats"])
+def test_a_write_that_arrives_late_is_reported_as_what_it_did(
+    kind: str, name: str, url_of: Callable[[str], str], clock: ManualClock
+) -> None:
+    """Its reply is lost, and between two requests of the next attempt the server has it after all.
+
+    What the next attempt reads may then be its own work: it must not take that for another's.
+    """
+    operation, quiet, late = OPERATIONS[name], Faults(), Late()
+    url = url_of(kind)
+
+    def between() -> Any:
+        store = open_store(url, clock=clock, owner="me")
+        wrap_protocol(store, late.attach)
+        return store
+
+    with BlockingAPI(lambda: open_store(url, clock=clock)) as direct, BlockingAPI(between) as api:
+        start_again(api, quiet, name)
+        late.delay(0, 0)
+        returned, writes = shown(operation(api)), late.writes
+        done = everything(direct)
+
+        for number, after in product(range(1, writes + 1), LATER):
+            start_again(api, quiet, name)
+            late.delay(after, number)
+            where = f"write {number} of {writes}, {after} requests late"
+            assert shown(operation(api)) == returned, where
+            late.stop()
+            assert everything(direct) == done, where
 
 
 # --- the line itself --------------------------------------------------------------------------------

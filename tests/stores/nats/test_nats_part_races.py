@@ -7,16 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from late import Late
 
 import catga_store as cs
 from catga_store.protocol.conversation import Conversation
-from catga_store.protocol.conversation import Pause
-from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.conversation import Request
 from catga_store.protocol.conversation import through
 from catga_store.stores.nats.transport import Asks
 from catga_store.stores.nats.transport import Publish
-from catga_store.stores.nats.transport import Tell
 from catga_store.testing.hooks import wrap_protocol
 
 LONG = "n" * 480
@@ -65,53 +63,6 @@ class Between:
             and all(one.silent for one in transport.asks)
         ):
             return tuple(() for _ in transport.asks)
-
-        return (yield transport)
-
-
-class Late:
-    """Stands there likewise, and lets a batch arrive late: its reply is lost, and others come before it."""
-
-    def __init__(self) -> None:
-        self.protocol: Any = None
-        self._after: int | None = None
-        self._held: Request[Any] | None = None
-
-    def attach(self, protocol: Any) -> Late:
-        """Wrap a store protocol."""
-        self.protocol = protocol
-        return self
-
-    def delay(self, after: int) -> None:
-        """Let the next batch arrive after that many requests."""
-        self._after = after
-
-    @property
-    def has_arrived(self) -> bool:
-        """Whether it did."""
-        return self._after is None
-
-    def converse(self, request: Request[Any]) -> Conversation[Any]:
-        """Perform a request."""
-        return through(self.protocol.converse(request), self._exchange)
-
-    def _exchange(self, transport: Request[Any]) -> Conversation[Any]:
-        if self._after is None or isinstance(transport, Pause | Tell):
-            return (yield transport)
-
-        if self._held is None:
-            if not (isinstance(transport, Publish) and transport.atomic):
-                return (yield transport)
-
-            self._held = transport
-            message = "held back"
-            raise ReplyLostError(message)
-
-        if self._after == 0:
-            held, self._held, self._after = self._held, None, None
-            yield held
-        else:
-            self._after -= 1
 
         return (yield transport)
 
@@ -171,7 +122,6 @@ def test_an_append_that_arrives_late_is_no_duplicate(
     assert appended == cs.Appended("f", "log", 1, "k", False)
     assert len(store.read_log("f")) == 1
     assert store.append("f", b"x", key="k").duplicate
-    assert between.has_arrived or after > 2
 
 
 @pytest.mark.parametrize("after", AFTER)
