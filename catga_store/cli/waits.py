@@ -237,7 +237,7 @@ def _said(done: cs.Completion, outcome: str | None) -> str:
 
     if not done.accepted:
         if outcome == cs.WaitOutcome.PENDING.name:
-            return "not recorded: the wait condition does not wait for this child"
+            return "not recorded: the wait condition is not waiting for this child"
 
         return f"not recorded: the wait condition has already ended ({outcome})"
 

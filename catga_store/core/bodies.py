@@ -237,7 +237,7 @@ class Bodies:
         try:
             return self.chain.encode(body, place, kind, keeps=keeps)
         except (StoreConfigError, CodecMissingError) as error:
-            message = f"the body of {key} cannot be encoded, so nothing was sent: {error}"
+            message = f"the body of {key} cannot be encoded: {error}; nothing was sent"
             raise StoreConfigError(message) from error.__cause__
 
     # reading --------------------------------------------------------------------------------------

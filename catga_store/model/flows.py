@@ -110,7 +110,9 @@ class FlowPosition:
     def exit(self) -> FlowPosition:
         """Return the position one level up; raise `UsageError` at the top level."""
         if len(self.path) == 1:
-            message = f"position {self} is at the top level, so it has no outer level to exit to"
+            message = (
+                f"position {self} is at the top level, so there is no enclosing level to exit to"
+            )
             raise UsageError(message)
 
         return FlowPosition(self.path[:-1])

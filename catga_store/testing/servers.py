@@ -119,7 +119,7 @@ class Server:
             if ended or time.monotonic() > until:
                 tail = self.log()[-2000:]
                 self.kill()
-                message = f"{self!r} {'ended' if ended else 'did not respond'}; it printed:\n{tail}"
+                message = f"{self!r} {'exited' if ended else 'did not respond'}; output:\n{tail}"
                 raise ServerStartError(message)
 
             time.sleep(_POLL_SECONDS)

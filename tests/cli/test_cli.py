@@ -251,7 +251,7 @@ def test_a_store_of_many_partitions_is_opened_as_it_is(tmp_path: Path) -> None:
     [
         ("wait b", 0, "recorded: the wait condition has ended"),
         ("wait a", 0, "already recorded"),
-        ("wait stranger", 1, "not recorded: the wait condition does not wait for this child"),
+        ("wait stranger", 1, "not recorded: the wait condition is not waiting for this child"),
         ("new x", 0, "recorded: the wait condition has not been set yet"),
         ("early y", 0, "recorded: the wait condition has not been set yet"),
     ],

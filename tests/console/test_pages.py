@@ -237,7 +237,7 @@ def test_complete_a_child(flows: cs.Store) -> None:
         assert again.headers["location"].endswith("note=duplicate")
         wrong = submit(client, "/flow?id=order", "/wait/complete?wait=approval&child=x")
         assert wrong.status_code == 409
-        assert "does not wait for &#39;x&#39;" in wrong.text
+        assert "is not waiting for &#39;x&#39;" in wrong.text
         bad = submit(client, "/flow?id=order", action.replace("boss", "cfo"), result="{")
         assert bad.status_code == 400
         failed = submit(client, "/flow?id=order", action.replace("boss", "cfo"), error="no money")

@@ -266,7 +266,7 @@ def test_no_body_passes_for_another(filled: str, place: Place) -> None:
             assert READERS[place](store) == own
             continue
 
-        refusal = "cannot be decrypted with the key|as the result of a child"
+        refusal = "cannot be decrypted with the key|as a child's result"
         with pytest.raises(cs.CorruptRecordError, match=refusal) as caught:
             READERS[place](store)
 

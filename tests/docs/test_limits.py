@@ -77,7 +77,7 @@ def page_of(limit: int) -> None:
             cs.InvalidIdError,
         ),
         (
-            "encoded result and error of one completion",
+            "encoded result and error of one completion, combined",
             "256 KiB",
             MAX_RESULT_BYTES,
             completion_of,
@@ -109,8 +109,8 @@ def test_stated_limit_is_the_last_value_accepted(
 
 def test_stated_defaults_are_those_of_the_store() -> None:
     """Times and sizes that the page gives as defaults are the defaults."""
-    assert ROWS["size of one encoded record"] == "64 MiB"
-    assert ROWS["maximum duration for determining the outcome of an operation"] == "10 s"
+    assert ROWS["one record, before codecs are applied"] == "64 MiB by default"
+    assert ROWS["maximum time to wait for the outcome of an operation"] == "10 s"
     assert ROWS["length of a lease"] == "30 s"
     assert ROWS["retention period of a completed or cancelled flow"] == "7 days"
     assert RETENTION.flows == timedelta(days=7)

@@ -109,7 +109,7 @@ def test_a_server_that_does_not_start_says_why() -> None:
     with pytest.raises(ServerStartError) as caught:
         server.start()
 
-    assert str(caught.value).startswith(f"<RedisServer 127.0.0.1:{server.port}> ended; it printed:")
+    assert str(caught.value).startswith(f"<RedisServer 127.0.0.1:{server.port}> exited; output:")
     assert "no-such-setting" in str(caught.value)
     assert server.pid is None
     server.stop()  # does nothing

@@ -182,8 +182,8 @@ def not_readable(key: Key, body: bytes) -> CorruptRecordError | None:
 
     codecs = f"with codecs that this store does not have ({trail})" if trail else "by a codec"
     message = (
-        f"the body of {key} was encoded {codecs}, so it cannot be read; nothing was changed; open "
-        "the store with the codecs that were used to write it"
+        f"the body of {key} cannot be read, because it was encoded {codecs}; nothing was changed; "
+        "open the store with the codecs that were used to write the body"
     )
     name, _, label = trail.rpartition(",")[2].partition("=")
     return CodecMissingError(message, key=tuple(key), codec=name, label=label)

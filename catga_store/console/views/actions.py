@@ -135,8 +135,8 @@ async def complete(request: Request, fields: dict[str, Any]) -> Response:
     if not (completion.accepted or completion.duplicate):
         if completion.outcome is WaitOutcome.PENDING:
             message = (
-                "the completion was not recorded, because the wait condition does not wait for "
-                f"{shown(child)}"
+                f"the completion was not recorded, because wait condition {shown(wait_id)} is not "
+                f"waiting for {shown(child)}"
             )
         else:
             outcome = None if completion.outcome is None else completion.outcome.name

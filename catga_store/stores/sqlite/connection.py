@@ -184,8 +184,8 @@ class SQLiteTransport:
     def _timed_out(self, *, is_run: bool) -> Exception:
         if is_run:
             message = (
-                f"another thread is writing these changes to {self._path!r} on behalf of this "
-                "thread, but has not finished in time"
+                f"another thread was writing these changes to {self._path!r} on behalf of this "
+                "thread and did not finish in time; the changes may still be written"
             )
             return ReplyLostError(message)
 
