@@ -89,7 +89,7 @@ def types_by_name(types: Iterable[Any]) -> dict[str, Any]:
         name = codec.naming(one).name
         if not name:
             message = (
-                f"types: {shown(one)} has no name under which its states are stored; give the "
+                f"types: {shown(one)} has no stored type name; give the "
                 "type a name with @flow_state"
             )
             raise UsageError(message)

@@ -60,7 +60,7 @@ def moment(text: str | None) -> datetime | None:
 
     if read is None or read.tzinfo is None:
         message = (
-            f"{shown(text)} is not a time; write a time with a UTC offset, such as "
+            f"{shown(text)} is not a valid time or age; specify a time with a UTC offset, such as "
             "2030-01-31T12:00Z, or an age, such as 30s, 15m, 2h or 7d"
         )
         raise UsageError(message)

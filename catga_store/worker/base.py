@@ -159,9 +159,7 @@ class BaseWorker:
         for one in types:
             name = self._name_of(one)
             if name not in self._handlers:
-                message = (
-                    f"on_failure: flows of type {name!r} have no handler; add the handler first"
-                )
+                message = f"on_failure: flows of type {name!r} have no handler; add a handler for this type first"
                 raise UsageError(message)
 
             self._handlers[name].on_failure = function

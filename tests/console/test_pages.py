@@ -73,7 +73,7 @@ def test_listing_with_filters_and_pages(clock: ManualClock) -> None:
         ("status=dead", "expected one of CREATED"),
         ("limit=many", "limit: expected a whole number"),
         ("limit=5000", "limit"),
-        ("created_after=yesterday", "is not a time"),
+        ("created_after=yesterday", "is not a valid time or age"),
         ("cursor=q", "invalid cursor"),
         ("tag=tenant", "tag: expected KEY=VALUE"),
     ],
