@@ -212,8 +212,8 @@ class NatsLink:
         until = now() + self._timeout * _TRIES_OF_A_TIMEOUT
         while not client.is_connected:
             if client.is_closed or now() > until:
-                message = f"the connection to NATS was lost: {client.last_error!r}"
-                raise NotSentError(message) from client.last_error
+                why = "" if client.last_error is None else f": {client.last_error!r}"
+                raise NotSentError(f"the connection to NATS was lost{why}") from client.last_error
 
             await asyncio.sleep(_POLL_SECONDS)
 

@@ -39,9 +39,10 @@ class Retention:
     """How long records that have ended are kept; `None` means forever. Live records do not expire by themselves.
 
     `flows` applies to completed and cancelled flows, and `failed` applies to failed flows. Both count from
-    the last write, and neither applies to a flow whose `expires_at` was set. `waits` applies to wait
-    conditions that have ended, from the time when they ended and a worker has claimed their parent. It also
-    applies to completions whose condition has not been set, from the time of the latest of these completions.
+    the last write (not from a write by `tag` or `rewrap`), and neither applies to a flow whose `expires_at`
+    was set. `waits` applies to wait conditions that have ended, from the time when they ended and a worker
+    has claimed their parent. It also applies to completions whose condition has not been set, from the time
+    of the latest of these completions.
     """
 
     flows: timedelta | None = field(default=timedelta(days=7), converter=_kept)

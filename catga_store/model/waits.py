@@ -153,7 +153,9 @@ def _children(value: Iterable[str]) -> tuple[str, ...]:
 
 @define(eq=False, repr=False)
 class WaitCondition:
-    """What a parent flow waits for: all of its children, or the first child that succeeds.
+    """What a parent flow waits for: all of its children, or the first of them that succeeds.
+
+    A wait for the first also ends when all children have completed and none has succeeded.
 
     A child is identified by any id: an approval or a webhook is completed in the same way as a flow.
     Completions are stored beside the condition. A completion does not change the condition's `version`,

@@ -54,7 +54,7 @@ their parent. The size of one index costs the readers of another only its logari
 process, with `appendfsync always` a power cut. `everysec` may lose the last second or two; on a busy
 host, where the server delays writes while a flush is in progress, also when it is killed. A failover
 loses commits that the replica had not received. `acknowledged_by=n` acknowledges a commit only when n
-replicas have it (`exchange`); `min-replicas-to-write` makes the server refuse commits meanwhile.
+replicas have it (`lost_replies`); `min-replicas-to-write` makes the server refuse commits meanwhile.
 
 **A lost connection.** A request that was never sent is a `StoreUnavailableError` at once. A commit whose
 reply is lost is sent again with its id until the timeout; then it is a `CommitUncertainError`. The same
@@ -89,7 +89,7 @@ with care. For hints PUBLISH, SUBSCRIBE and PING, and the channels (`&{dslflow:*
 nothing fails, and calls that wait look after each `poll_interval`.
 
 **Modules.** `layout` has the keys and the formats of heads and conditions, `scripts` what the server
-runs, `transport` the requests to a link, `exchange` the retries, `refusals` the errors of the server,
+runs, `transport` the requests to a link, `lost_replies` the retries, `refusals` the errors of the server,
 `setup` the first use. `reads`, `commits` with `commit_args`, `listings` and `numbers` with `index`, `parts`, `hints`
 and `sweeping` implement the store protocol. `doctor`, `index_check` and `parts_check`
 examine a store.

@@ -56,7 +56,7 @@ local PLAIN = '"",1,"",null,0,null,null,null]'
 
 local stored = redis.call('GET', log)
 if stored then
-  redis.call('PEXPIRE', log, ARGV[4]) -- a write, for WAIT: see exchange.py
+  redis.call('PEXPIRE', log, ARGV[4]) -- a write, for WAIT: see lost_replies.py
   if stored == '' then return 0 end
   return stored
 end

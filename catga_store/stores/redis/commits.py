@@ -1,6 +1,6 @@
 """Commit, Resolve and Extend as scripts.
 
-`exchange` sends a commit again when its reply is lost.
+`lost_replies` sends a commit again when its reply is lost.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@
 
 local stored = redis.call('GET', KEYS[1])
 if stored then
-  redis.call('PEXPIRE', KEYS[1], ARGV[1]) -- a write, for WAIT: see exchange.py
+  redis.call('PEXPIRE', KEYS[1], ARGV[1]) -- a write, for WAIT: see lost_replies.py
   if stored == '' then return 0 end
   return stored
 end

@@ -22,10 +22,10 @@ A row that cannot be read raises `CorruptRecordError` when it is asked for. Work
 due or has expired pass over it with a warning in the log.
 
 The file must be on a local disk, because WAL needs shared memory, and it belongs to this library
-alone. Back it up with SQLite's own backup: see `guards` for what opening the file does.
+alone. Back it up with SQLite's own backup: see `file_locks` for what opening the file does.
 
 `schema` has the layout, `rows` reads and checks rows, `tables` has the statements, `connection` the
-transactions, `writers` the threads that share one, `failures` what errors mean, `guards` and `forks` what
+transactions, `writers` the threads that share one, `failures` what errors mean, `file_locks` and `forks` what
 protects file and log, `doctor` what can be said of a file.
 """
 
