@@ -200,7 +200,9 @@ class UnitOfWork:
 
     def find(self, key: Key) -> Entry | None:
         """What the session knows of a key."""
-        self.step("use")
+        if self.state != "open":  # every read passes here, twice
+            self.step("use")
+
         return self._map.get(key)
 
     def track(self, key: Key, record: AnyRecord, intent: Intent = Intent.LOADED) -> Entry:
