@@ -432,7 +432,7 @@ class UnitOfWork:
         if before.token != claim.token:
             message = (
                 f"this session already guards {flow.key} with another claim, and only the "
-                "newest claim can be valid; guard the newest claim in a new session"
+                "newest claim can be valid; guard the flow with the newest claim in a new session"
             )
             raise UsageError(message)
 

@@ -104,9 +104,9 @@ class Story:
     def _die(self) -> None:
         key = self.account.keys_of_items()[_DIES_AT]
         text = (
-            f"A worker process takes the payment and begins to pack. At item {_DIES_AT} of the "
-            "ForEach step, the process dies in os._exit: the warehouse has packed the item, but "
-            "nothing has been committed."
+            f"A worker process takes the payment and begins packing the order. At item {_DIES_AT} of "
+            "the ForEach step, os._exit() ends the process: the warehouse has packed the item, but this "
+            "has not been committed."
         )
         self._narrator.act("A worker dies in the middle", text)
 

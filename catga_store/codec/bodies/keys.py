@@ -32,13 +32,8 @@ class Keys(Mapping[str, bytes]):
     def __init__(self, keys: Mapping[str, bytes], current: str | None = None) -> None:
         given: object = keys
         if not isinstance(given, Mapping) or not given:
-            message = (
-                "keys: expected a mapping from key ids to keys with at least one entry, got "
-                + (
-                    "an empty one"
-                    if isinstance(given, Mapping)
-                    else f"<{type(given).__name__} object>"
-                )
+            message = "keys: expected a non-empty mapping from key ids to keys, got " + (
+                "an empty one" if isinstance(given, Mapping) else f"<{type(given).__name__} object>"
             )
             raise UsageError(message)
 
