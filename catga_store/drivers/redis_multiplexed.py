@@ -1,6 +1,6 @@
 """A multiplexed connection: one Redis connection that any number of tasks share.
 
-Commands that tasks send in the same turn of the loop go out as one write, in order; further writes do
+Commands that tasks send in the same turn of the loop go out in few writes, in order; further writes do
 not wait for the replies to earlier ones. One task reads the replies and assigns them in that order, so
 a caller that was cancelled costs its replies and nothing else. Each call has one deadline, from the
 call to its last reply. The first deadline that is missed breaks the connection: calls that were sent
@@ -47,6 +47,12 @@ __all__ = [
 
 Arguments: TypeAlias = tuple[bytes | str | int, ...]
 
+_TOGETHER = 8
+"""Whenever that many callers wait, their commands are written without waiting for the turn of the loop to end.
+
+The server works on these while the others are prepared: a worker on asyncio runs 5,900 steps a second that
+way, and 4,500 where each turn has one write (32 at a time, two cores; 16: 5,560).
+"""
 _REPLIED_ERRORS = (ResponseError, AuthenticationError, AuthorizationError, BusyLoadingError)
 """The exceptions that redis-py raises for error replies; the last three look like lost connections."""
 
@@ -97,7 +103,7 @@ class MultiplexedConnection:
 
     def __init__(self, connections: Connections, timeout: float) -> None:
         self.writes = 0
-        """The number of writes so far; each carries the commands of one turn of the loop."""
+        """The number of writes so far; each carries the commands of one turn of the loop, or of some callers."""
         self._connections = connections
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
@@ -105,6 +111,8 @@ class MultiplexedConnection:
         self._sent: deque[CommandsInFlight] = deque()
         self._task: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None
+        self._is_resting = False
+        """The task that writes waits, or has been roused and not run yet: nothing is being written."""
         self._timer: asyncio.TimerHandle | None = None
         self._connection: Any = None
         self._given_up = False
@@ -135,6 +143,8 @@ class MultiplexedConnection:
             self._task = self._loop.create_task(self._work())
         else:
             self._rouse()
+            if len(self._waiting) >= _TOGETHER and self._is_resting:
+                self._write_now()
 
         return request
 
@@ -274,23 +284,41 @@ class MultiplexedConnection:
             self._lose(self._why_ended() if broken is None else lost, broken)
 
     async def _write(self, connection: Any, reader: asyncio.Future[None]) -> None:
-        waiting, sent = self._waiting, self._sent
-
         while not (self._given_up or reader.done()):
-            commands: list[Arguments] = []
-
-            while waiting:
-                request = waiting.popleft()
-                if request.kept or not request.ended.done():
-                    sent.append(request)
-                    commands += request.commands
-
+            commands = self._next_commands()
             if commands:
-                self.writes += 1
                 await connection.send_packed_command(pack(connection, commands), check_health=False)
-            else:
-                self._idle = self._loop.create_future()
+                continue
+
+            self._idle = self._loop.create_future()
+            self._is_resting = True
+            try:
                 await self._idle
+            finally:
+                self._is_resting = False
+
+    def _next_commands(self) -> list[Arguments]:
+        """Take what waits as sent, but for calls that were cancelled."""
+        waiting, sent = self._waiting, self._sent
+        commands: list[Arguments] = []
+        while waiting:
+            request = waiting.popleft()
+            if request.kept or not request.ended.done():
+                sent.append(request)
+                commands += request.commands
+
+        self.writes += bool(commands)
+        return commands
+
+    def _write_now(self) -> None:
+        """Write what waits into the buffer of the connection; the task that writes finds nothing more to do."""
+        connection = self._connection
+        writer = None if connection is None or self._given_up else connection._writer  # noqa: SLF001  as in `_abort`
+        if writer is None or writer.transport.is_closing():
+            return
+
+        if not writer.transport.get_write_buffer_size():  # else the task waits until there is room
+            writer.writelines(pack(connection, self._next_commands()))
 
     async def _read(self, connection: Any) -> None:
         sent = self._sent
