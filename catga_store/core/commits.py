@@ -96,8 +96,7 @@ def send(
             reply: Reply = yield Commit(commit_id, now_ms, sent, context.retain_ms, history)
         except CommitUncertainError as error:
             error.changes = tuple(map(_without_body, reported))
-            error.kept_seconds = 2 * context.settings.timeout
-            error.sent_at = sent_at
+            _note_sending(context, error, sent_at)
             _log.warning("%s", error)
             raise
 
@@ -120,11 +119,15 @@ def ask_once(context: Context, request: Request[T]) -> Conversation[T]:
     try:
         return (yield from ask(request))
     except CommitUncertainError as error:
-        if error.kept_seconds is None:
-            error.kept_seconds = 2 * context.settings.timeout
-
-        error.sent_at = sent_at
+        _note_sending(context, error, sent_at)
         raise
+
+
+def _note_sending(context: Context, error: CommitUncertainError, sent_at: float) -> None:
+    """Keep with the error until when the store has the reply, unless the store has said so itself."""
+    error.sent_at = sent_at
+    if error.kept_seconds is None:
+        error.kept_seconds = 2 * context.settings.timeout
 
 
 def commit_one(

@@ -111,8 +111,7 @@ class MultiplexedConnection:
         self._sent: deque[CommandsInFlight] = deque()
         self._task: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None
-        self._is_resting = False
-        """The task that writes waits, or has been roused and not run yet: nothing is being written."""
+        """What the task that writes waits for; done once it is roused, until it runs. Nothing is written then."""
         self._timer: asyncio.TimerHandle | None = None
         self._connection: Any = None
         self._given_up = False
@@ -143,7 +142,7 @@ class MultiplexedConnection:
             self._task = self._loop.create_task(self._work())
         else:
             self._rouse()
-            if len(self._waiting) >= _TOGETHER and self._is_resting:
+            if len(self._waiting) >= _TOGETHER and self._idle is not None:
                 self._write_now()
 
         return request
@@ -291,11 +290,10 @@ class MultiplexedConnection:
                 continue
 
             self._idle = self._loop.create_future()
-            self._is_resting = True
             try:
                 await self._idle
             finally:
-                self._is_resting = False
+                self._idle = None
 
     def _next_commands(self) -> list[Arguments]:
         """Take what waits as sent, but for calls that were cancelled."""

@@ -1031,8 +1031,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "forgotten-extend-taken-for-lost",
         "an extend whose reply is gone is said never to have been applied",
         "core/commits.py",
-        "            error.kept_seconds = 2 * context.settings.timeout\n\n        error.sent_at = sent_at\n",
-        "            pass\n\n        error.sent_at = sent_at\n",
+        "        return (yield from ask(request))\n    except CommitUncertainError as error:\n"
+        "        _note_sending(context, error, sent_at)\n",
+        "        return (yield from ask(request))\n    except CommitUncertainError as error:\n"
+        "        error.sent_at = sent_at\n",
         ("tests/stores/redis/test_redis_outcomes.py",),
     ),
     Mutant(

@@ -253,17 +253,26 @@ def test_closing_after_the_index_was_removed_loses_nothing(
     assert_holds(path, {"due", "late"})
 
 
+def rely_on_folders_after(nanoseconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set for how long a folder must not have changed, on any file system."""
+    for name in ("_SETTLED_NS", "_SETTLED_COARSE_NS"):
+        monkeypatch.setattr(file_locks, name, nanoseconds)
+
+
+def pass_timestamp_of(folder: Path) -> None:
+    """Wait until the next change of a folder has another timestamp."""
+    changed = folder.stat().st_ctime_ns
+    until(lambda: time.time_ns() > changed + 50_000_000)
+
+
 @pytest.mark.parametrize("how", ["removed", "renamed", "replaced"])
 @pytest.mark.parametrize("end", ["", "-wal", "-shm"])
 def test_a_folder_that_had_not_changed_for_long(
     path: Path, store: cs.SQLiteStore, monkeypatch: pytest.MonkeyPatch, end: str, how: str
 ) -> None:
     """A write looks only at the folder then; what happens to a file in it is noticed all the same."""
-    for name in ("_SETTLED_NS", "_SETTLED_COARSE_NS"):
-        monkeypatch.setattr(file_locks, name, 0)
-
-    changed = path.parent.stat().st_ctime_ns
-    until(lambda: time.time_ns() > changed + 50_000_000)  # the next timestamp is another one
+    rely_on_folders_after(0, monkeypatch)
+    pass_timestamp_of(path.parent)
     store.create(cs.FlowSnapshot("before", state={}, due_at=None))
     with monkeypatch.context() as looking:
         looking.setattr(file_locks.FileGuard, "_is_whole", lambda _: pytest.fail("it looks again"))
@@ -287,9 +296,7 @@ def test_a_folder_that_has_just_changed_is_not_relied_on(
     store: cs.SQLiteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its next change may have the same timestamp, so the files are looked at."""
-    for name in ("_SETTLED_NS", "_SETTLED_COARSE_NS"):
-        monkeypatch.setattr(file_locks, name, 3_600_000_000_000)
-
+    rely_on_folders_after(3_600_000_000_000, monkeypatch)
     looks: list[bool] = []
     is_whole = file_locks.FileGuard._is_whole
 
@@ -375,14 +382,11 @@ def test_a_store_behind_a_link(path: Path) -> None:
 
 def test_a_link_in_another_folder(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That folder does not change with the files, so they are looked at."""
-    for name in ("_SETTLED_NS", "_SETTLED_COARSE_NS"):
-        monkeypatch.setattr(file_locks, name, 0)
-
+    rely_on_folders_after(0, monkeypatch)
     link = path.parent / "links" / "link.db"
     link.parent.mkdir()
     link.symlink_to(path)
-    changed = link.parent.stat().st_ctime_ns
-    until(lambda: time.time_ns() > changed + 50_000_000)
+    pass_timestamp_of(link.parent)
     with cs.SQLiteStore(str(link)) as store:
         store.create(cs.FlowSnapshot("before", state={}))
         path.with_name("flows.db-wal").unlink()
