@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from interposed import Interposed
+
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Pause
 from catga_store.protocol.conversation import ReplyLostError
 from catga_store.protocol.conversation import Request
-from catga_store.protocol.conversation import through
 from catga_store.stores.nats.transport import Publish
 from catga_store.stores.nats.transport import Tell
 from catga_store.stores.redis.transport import Pipe
@@ -16,20 +17,14 @@ from catga_store.stores.redis.transport import Pipe
 __all__ = ["Late"]
 
 
-class Late:
+class Late(Interposed):
     """Stands between a store on a server and its link."""
 
     def __init__(self) -> None:
-        self.protocol: Any = None
         self.writes = 0
         """How many requests that write were made."""
         self._number = self._after = 0
         self._held: Request[Any] | None = None
-
-    def attach(self, protocol: Any) -> Late:
-        """Wrap a store protocol."""
-        self.protocol = protocol
-        return self
 
     def delay(self, after: int, number: int = 1) -> None:
         """Let the write of that number, from now on, arrive after that many later requests."""
@@ -38,10 +33,6 @@ class Late:
     def stop(self) -> None:
         """Delay nothing any more, and drop what has not arrived."""
         self._number, self._held = 0, None
-
-    def converse(self, request: Request[Any]) -> Conversation[Any]:
-        """Perform a request."""
-        return through(self.protocol.converse(request), self._exchange)
 
     def _exchange(self, transport: Request[Any]) -> Conversation[Any]:
         if isinstance(transport, Pause | Tell):  # nothing that the server answers

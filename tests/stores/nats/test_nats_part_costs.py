@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from interposed import Interposed
 
 import catga_store as cs
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Request
-from catga_store.protocol.conversation import through
 from catga_store.stores.nats.transport import Asks
 from catga_store.stores.nats.transport import Publish
 from catga_store.testing.hooks import wrap_protocol
@@ -19,25 +19,15 @@ from catga_store.testing.hooks import wrap_protocol
 LONG = "n" * 480
 
 
-class Counter:
+class Counter(Interposed):
     """Stands between a store and its link, and counts."""
 
     def __init__(self) -> None:
-        self.protocol: Any = None
         self.reads = 0
         self.received = 0
         """Bytes of the answers to them."""
         self.batches: list[int] = []
         """Messages of each publish; 0 for one that is not a batch."""
-
-    def attach(self, protocol: Any) -> Counter:
-        """Wrap a store protocol."""
-        self.protocol = protocol
-        return self
-
-    def converse(self, request: Request[Any]) -> Conversation[Any]:
-        """Perform a request."""
-        return through(self.protocol.converse(request), self._exchange)
 
     def _exchange(self, transport: Request[Any]) -> Conversation[Any]:
         if isinstance(transport, Publish):

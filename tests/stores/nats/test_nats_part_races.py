@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from interposed import Interposed
 from late import Late
 
 import catga_store as cs
 from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Request
-from catga_store.protocol.conversation import through
 from catga_store.stores.nats.transport import Asks
 from catga_store.stores.nats.transport import Publish
 from catga_store.testing.hooks import wrap_protocol
@@ -21,21 +21,15 @@ LONG = "n" * 480
 """Names of this length make a directory of a hundred parts more than its root."""
 
 
-class Between:
+class Between(Interposed):
     """Stands between a store and its link, and lets something happen once, before a request."""
 
     def __init__(self) -> None:
-        self.protocol: Any = None
         self._kind: type = Publish
         self._left = 0
         self._do: Callable[[], object] | None = None
         self.purges = True
         """Whether what is asked without a reply arrives."""
-
-    def attach(self, protocol: Any) -> Between:
-        """Wrap a store protocol."""
-        self.protocol = protocol
-        return self
 
     def before(self, kind: type, number: int, do: Callable[[], object]) -> None:
         """Do this before the next publish or request, or before one that comes later."""
@@ -45,10 +39,6 @@ class Between:
     def is_done(self) -> bool:
         """Whether it happened."""
         return self._do is None
-
-    def converse(self, request: Request[Any]) -> Conversation[Any]:
-        """Perform a request."""
-        return through(self.protocol.converse(request), self._exchange)
 
     def _exchange(self, transport: Request[Any]) -> Conversation[Any]:
         if isinstance(transport, self._kind) and self._do is not None:
