@@ -3,7 +3,8 @@
 The statements are not written down here a second time: they are recorded from the store at work,
 text and values, and executed again on a plain connection to a file of the same layout, with the
 same settings. So rows, bytes, index entries and the number of fetches are the same by construction,
-and stay the same when the store changes. Each recording is executed once, on a copy of the file as
+and stay the same when the store changes. `None` is given as a value, as programs do, where the store
+writes `NULL`. Each recording is executed once, on a copy of the file as
 it was before the first: so every statement finds the rows that it found when it was recorded.
 """
 
@@ -50,11 +51,14 @@ def recording(store: cs.SQLiteStore) -> Iterator[Recorder]:
     (tables,) = driver.transport._idle  # noqa: SLF001  as above
     plain = tables.connection
     recorder = Recorder(plain)
-    tables.connection, tables._execute = recorder, recorder.execute  # noqa: SLF001  as above
+    execute, run, change = tables._execute, tables.run, tables.change  # noqa: SLF001  as above
+    tables.connection = recorder
+    tables._execute = tables.run = tables.change = recorder.execute  # noqa: SLF001  as above
     try:
         yield recorder
     finally:
-        tables.connection, tables._execute = plain, plain.execute  # noqa: SLF001  as above
+        tables.connection, tables._execute = plain, execute  # noqa: SLF001  as above
+        tables.run, tables.change = run, change
 
 
 def record(

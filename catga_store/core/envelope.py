@@ -119,6 +119,7 @@ _NOT_SHOWN = (
 _BARE_COMPLETION = len(b'{"result":,"error":null}')
 
 _STATE = b',"state":'
+_STATE_SIZE = len(_STATE)
 _OWN_EXPIRY = b',"own_expiry":true,'
 _SIZES = b',"sizes":'
 _BITMAPS = b"\n"
@@ -143,7 +144,7 @@ def encode_flow(snapshot: FlowSnapshot[Any], *, own_expiry: bool = False) -> tup
     state_type = codec.type_of(snapshot.state, snapshot.state_type)
     loaded = snapshot._loaded
 
-    naming = codec.naming(state_type)
+    naming, plain = _naming_of(state_type)
     if state_type is None and loaded is not None:
         if loaded.head.type == BYTES:
             message = (
@@ -153,11 +154,12 @@ def encode_flow(snapshot: FlowSnapshot[Any], *, own_expiry: bool = False) -> tup
             raise EncodingError(message, path="$")
 
         naming = _naming_in(loaded.head, loaded.body[: loaded.body.index(_STATE)])
+        plain = _plain_prefix(naming)
 
     state = codec.encode_state(snapshot.state, state_type)
     wait = snapshot.wait_condition
     if wait is None and not own_expiry:
-        prefix = _plain_prefix(naming)
+        prefix = plain
     else:
         condition = None if wait is None else _wait_to_json(wait)
         prefix = _prefix_with(naming, condition, own_expiry=own_expiry)
@@ -196,6 +198,22 @@ def _prefix_with(
 def _plain_prefix(naming: codec.Naming) -> bytes:
     """The prefix of a flow that waits for nothing."""
     return _prefix_with(naming, None)
+
+
+def _naming_of(state_type: Any | None) -> tuple[codec.Naming, bytes]:
+    """What is stored about a type, and the prefix of a flow with such a state that waits for nothing."""
+    try:
+        return _kept_naming(state_type)
+    except TypeError:  # it does not hash
+        return _new_naming(state_type)
+
+
+def _new_naming(state_type: Any | None) -> tuple[codec.Naming, bytes]:
+    naming = codec.naming(state_type)
+    return naming, _plain_prefix(naming)
+
+
+_kept_naming = lru_cache(maxsize=1024)(_new_naming)
 
 
 @lru_cache(maxsize=1024)
@@ -272,9 +290,7 @@ def decode_flow(key: Key, record: Record, state_type: Any | None) -> FlowSnapsho
     if it cannot be read at all.
     """
     state, position, wait, baseline = _read_flow(key, record, state_type)
-    return stored_state.loaded_flow(
-        key, state_type, record, state, position=position, wait=wait, baseline=baseline
-    )
+    return stored_state.loaded_flow(key, state_type, record, state, position, wait, baseline)
 
 
 def load_flow(snapshot: FlowSnapshot[Any], record: Record, state_type: Any | None = None) -> None:
@@ -299,9 +315,9 @@ def _read_flow(
         raise not_readable(key, body) or _without_state(key)
 
     prefix = body[:at]
-    naming = None if state_type is None else codec.naming(state_type)
+    naming, plain = (None, None) if state_type is None else _naming_of(state_type)
     is_of_today, is_older, wait = True, False, None
-    if naming is None or prefix != _plain_prefix(naming):  # what most are
+    if naming is None or prefix != plain:  # what most are
         wait = _read_wait(key, prefix)
         if naming is not None:
             stored = _naming_in(head, prefix)
@@ -316,7 +332,7 @@ def _read_flow(
     if state_type is None and head.type == BYTES:
         state_type = bytes
 
-    data = body[at + len(_STATE) : -1]
+    data = body[at + _STATE_SIZE : -1]
 
     try:
         if is_older:
@@ -434,7 +450,7 @@ def is_same_state(snapshot: FlowSnapshot[Any] | Part[Any], body: bytes) -> bool:
     if before["wait"] != now["wait"] or all(before.get(name) == now.get(name) for name in _NAMING):
         return False  # or written since by the type as it is today
 
-    return snapshot._baseline == body[at + len(_STATE) : -1]
+    return snapshot._baseline == body[at + _STATE_SIZE : -1]
 
 
 def summary_of(found: Found) -> FlowSummary:

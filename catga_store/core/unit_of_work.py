@@ -13,12 +13,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Iterator
 from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any
 
-from attrs import frozen
+from attrs import define
+from attrs import field
 
 from catga_store.core.conflicts import conflict_error
 from catga_store.core.conflicts import conflict_of
@@ -77,12 +77,24 @@ __all__ = ["CommitPlan", "UnitOfWork", "check_exists"]
 _log = logging.getLogger(__name__)
 
 
-@frozen
+@define  # not `frozen`, which makes one take twice as long, in every commit
 class CommitPlan:
     """The changes of one commit, each with its entry, if it has one."""
 
     changes: tuple[Change, ...]
     entries: tuple[Entry | None, ...]
+
+
+@define(eq=False)
+class _Queued:
+    """What the next commit does besides writing records, each until that commit."""
+
+    completions: dict[tuple[Key, str], Complete] = field(factory=dict[tuple[Key, str], Complete])
+    appends: list[Append] = field(factory=list[Append])
+    checks: dict[Key, AnyRecord] = field(factory=dict[Key, AnyRecord])
+    guards: dict[Key, tuple[FlowSnapshot[Any], Claim]] = field(
+        factory=dict[Key, tuple[FlowSnapshot[Any], Claim]]
+    )
 
 
 _NOTHING = CommitPlan((), ())
@@ -112,22 +124,21 @@ def _no_session() -> None:
 class UnitOfWork:
     """What one session has loaded and queued."""
 
+    # What most sessions do not change stands in the class: one is made for each session.
+    why_closed = "it was closed"
+    receipt: Receipt | None = None
+    refusal: BaseException | None = None
+    """The error of the last commit that was refused or lost."""
+    has_written = False
+    ended_waits: tuple[WaitCondition, ...] = ()
+    """Conditions that the last commit has set and that had ended: their results are not read yet."""
+    _lost: tuple[CommitPlan, int] | None = None
+    """What was sent when the last commit was lost, and when."""
+
     def __init__(self) -> None:
         self.state = "open"
-        self.why_closed = "it was closed"
-        self.receipt: Receipt | None = None
-        self.refusal: BaseException | None = None
-        """The error of the last commit that was refused or lost."""
-        self.has_written = False
-        self.ended_waits: tuple[WaitCondition, ...] = ()
-        """Conditions that the last commit has set and that had ended: their results are not read yet."""
-        self._lost: tuple[CommitPlan, int] | None = None
-        """What was sent when the last commit was lost, and when."""
         self._map: dict[Key, Entry] = {}
-        self._completions: dict[tuple[Key, str], Complete] = {}
-        self._appends: list[Append] = []
-        self._checks: dict[Key, AnyRecord] = {}
-        self._guards: dict[Key, tuple[FlowSnapshot[Any], Claim]] = {}
+        self._queued: _Queued | None = None
 
     def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
         """A copy of a record, also one that was pickled, is in no session."""
@@ -387,12 +398,12 @@ class UnitOfWork:
     def complete(self, change: Complete) -> None:
         """Queue a completion; the first of a child counts."""
         self.step("use")
-        self._completions.setdefault((change.key, change.child), change)
+        self._queue().completions.setdefault((change.key, change.child), change)
 
     def append(self, change: Append) -> None:
         """Queue an entry of a log; its times, and the version of its flow, come with the plan."""
         self.step("use")
-        self._appends.append(change)
+        self._queue().appends.append(change)
 
     def add_part(self, record: object, exists: str) -> None:
         """Queue a part: a new one to be written unless, or whether or not, there is one."""
@@ -416,7 +427,7 @@ class UnitOfWork:
             raise UsageError(message)
 
         key = key_of(checked)
-        before = head_of(self._checks.setdefault(key, checked))
+        before = head_of(self._queue().checks.setdefault(key, checked))
         if before is not None and before.revision != head.revision:
             message = (
                 f"cannot check {key} at version {head.version}, because this session already "
@@ -428,7 +439,7 @@ class UnitOfWork:
     def guard(self, flow: FlowSnapshot[Any], claim: Claim) -> None:
         """Queue a check of a claim, which is renewed."""
         self.step("use")
-        before = self._guards.setdefault(flow.key, (flow, claim))[1]
+        before = self._queue().guards.setdefault(flow.key, (flow, claim))[1]
         if before.token != claim.token:
             message = (
                 f"this session already guards {flow.key} with another claim, and only the "
@@ -447,7 +458,9 @@ class UnitOfWork:
             raise UsageError(message)
 
         del self._map[key]
-        self._checks.pop(key, None)
+        if self._queued is not None:
+            self._queued.checks.pop(key, None)
+
         stored_state.detach(checked)
         stored_state.stop_watching(checked)
         if entry.fresh or (entry.instead is not None and entry.intent is not Intent.DELETED):
@@ -460,11 +473,13 @@ class UnitOfWork:
                 stored_state.detach(entry.record)
 
         self._map.clear()
-        self._forget_queued()
+        self._queued = None
 
-    def _forget_queued(self) -> None:
-        if self._completions or self._appends or self._checks or self._guards:
-            self._completions, self._appends, self._checks, self._guards = {}, [], {}, {}
+    def _queue(self) -> _Queued:
+        if self._queued is None:
+            self._queued = _Queued()
+
+        return self._queued
 
     def __contains__(self, record: object) -> bool:
         return any(
@@ -509,13 +524,16 @@ class UnitOfWork:
             elif isinstance(entry.record, FlowSnapshot) and entry.record._claim is not None:
                 idle.append(entry)
 
-        changes += self._completions.values()
-        changes += missing_reports(changes)  # the receipt says what they did
-        if self._appends:
-            written = {one.key: one.head.version for one in changes if type(one) is Put}
-            changes += [_dated(change, now_ms, written) for change in self._appends]
+        queued = self._queued
+        if queued is not None:
+            changes += queued.completions.values()
 
-        if not changes and not self._checks and not self._guards:
+        changes += missing_reports(changes)  # the receipt says what they did
+        if queued is not None:
+            written = {one.key: one.head.version for one in changes if type(one) is Put}
+            changes += [_dated(change, now_ms, written) for change in queued.appends]
+
+        if not changes and (queued is None or not (queued.checks or queued.guards)):
             return _NOTHING
 
         if idle:
@@ -523,12 +541,9 @@ class UnitOfWork:
             changes += [renewal(entry, now_ms) for entry in idle]
             entries += idle
 
-        if self._checks:
-            planned = {c.key: c for c in changes if not isinstance(c, Complete | Append)}
-            changes += self._unplanned_checks(planned)
-
-        if self._guards:
-            changes += [*self._unplanned_guards(zip_longest(changes, entries), now_ms)]
+        if queued is not None:
+            changes += _unplanned_checks(queued, changes)
+            changes += _unplanned_guards(queued, changes, entries, now_ms)
 
         size = len(changes)
         if size > MAX_CHANGES:
@@ -542,57 +557,6 @@ class UnitOfWork:
         check_partition(changes, limits)
         return CommitPlan(tuple(changes), tuple(entries))
 
-    def _unplanned_checks(
-        self, planned: Mapping[Key, Put | SetWait | Delete | Check]
-    ) -> Iterator[Check]:
-        """The checks of records that are not written; `UsageError` for one that a write contradicts."""
-        for key, record in self._checks.items():
-            head, change = head_of(record), planned.get(key)
-            assert head is not None, "a checked record must have been read"
-            if change is None:
-                yield Check(key, head.revision)
-            elif isinstance(change, SetWait) or change.expected != head.revision:
-                message = (
-                    f"{key} is checked at version {head.version} but written unconditionally, "
-                    "so nothing was sent; change or delete the record that was read"
-                )
-                raise UsageError(message)
-
-    def _unplanned_guards(
-        self, pairs: Iterable[tuple[Change, Entry | None]], now_ms: int
-    ) -> Iterator[Check]:
-        """The checks of claims on flows that nothing else checks.
-
-        What was read under the claim and is unchanged is under it still, so a write or a check of
-        that needs no other check; `UsageError` for a write that may be under no claim.
-        """
-        planned = {
-            change.key: self._read_before(change, entry)
-            for change, entry in pairs
-            if change.key in self._guards
-        }
-        for key, (_, claim) in self._guards.items():
-            if key not in planned:
-                yield Check(key, ANY, now_ms + claim.lease_ms, claim.token)
-                continue
-
-            read = planned[key]
-            if read is None or read.claim != claim.token:
-                message = (
-                    f"{key} is guarded by a claim but is written or checked through another "
-                    "record, so nothing was sent; use the record that was read under the "
-                    "claim"
-                )
-                raise UsageError(message)
-
-    def _read_before(self, change: Change, entry: Entry | None) -> Head | None:
-        """What a planned change expects to find: what was read, or nothing."""
-        if isinstance(change, Put | Delete):
-            return change.replaces
-
-        record = self._checks.get(change.key) if entry is None else entry.record
-        return None if record is None else head_of(record)
-
     def settle(
         self, commit_id: str, plan: CommitPlan, outcomes: tuple[Outcome, ...], now_ms: int
     ) -> Receipt:
@@ -601,7 +565,7 @@ class UnitOfWork:
         self.has_written = True
         self.ended_waits = ()
         self.receipt = self._take_over(commit_id, plan, outcomes, now_ms)
-        self._forget_queued()
+        self._queued = None
         return self.receipt
 
     def settle_unread(self, commit_id: str, plan: CommitPlan, now_ms: int) -> Receipt:
@@ -718,11 +682,14 @@ class UnitOfWork:
         if entry is not None:
             return entry.record
 
-        change = plan.changes[index]
-        if isinstance(change, Check) and change.claim is not None:
-            return self._guards[change.key][0]
+        change, queued = plan.changes[index], self._queued
+        if queued is None:
+            return None
 
-        return self._checks.get(change.key)
+        if isinstance(change, Check) and change.claim is not None:
+            return queued.guards[change.key][0]
+
+        return queued.checks.get(change.key)
 
     def __repr__(self) -> str:
         if self.state == "closed":
@@ -783,6 +750,64 @@ def check_exists(record: object, exists: object) -> Part[Any]:
         raise UsageError(message)
 
     return part
+
+
+def _unplanned_checks(queued: _Queued, changes: Iterable[Change]) -> list[Check]:
+    """The checks of records that are not written; `UsageError` for one that a write contradicts."""
+    planned = {one.key: one for one in changes if not isinstance(one, Complete | Append)}
+    found: list[Check] = []
+    for key, record in queued.checks.items():
+        head, change = head_of(record), planned.get(key)
+        assert head is not None, "a checked record must have been read"
+        if change is None:
+            found.append(Check(key, head.revision))
+        elif isinstance(change, SetWait) or change.expected != head.revision:
+            message = (
+                f"{key} is checked at version {head.version} but written unconditionally, "
+                "so nothing was sent; change or delete the record that was read"
+            )
+            raise UsageError(message)
+
+    return found
+
+
+def _unplanned_guards(
+    queued: _Queued, changes: Iterable[Change], entries: Iterable[Entry | None], now_ms: int
+) -> list[Check]:
+    """The checks of claims on flows that nothing else checks.
+
+    What was read under the claim and is unchanged is under it still, so a write or a check of
+    that needs no other check; `UsageError` for a write that may be under no claim.
+    """
+    planned = {
+        change.key: _read_before(queued, change, entry)
+        for change, entry in zip_longest(changes, entries)
+        if change.key in queued.guards
+    }
+    found: list[Check] = []
+    for key, (_, claim) in queued.guards.items():
+        if key not in planned:
+            found.append(Check(key, ANY, now_ms + claim.lease_ms, claim.token))
+            continue
+
+        read = planned[key]
+        if read is None or read.claim != claim.token:
+            message = (
+                f"{key} is guarded by a claim but is written or checked through another "
+                "record, so nothing was sent; use the record that was read under the claim"
+            )
+            raise UsageError(message)
+
+    return found
+
+
+def _read_before(queued: _Queued, change: Change, entry: Entry | None) -> Head | None:
+    """What a planned change expects to find: what was read, or nothing."""
+    if isinstance(change, Put | Delete):
+        return change.replaces
+
+    record = queued.checks.get(change.key) if entry is None else entry.record
+    return None if record is None else head_of(record)
 
 
 def _dated(change: Append, now_ms: int, written: Mapping[Key, int]) -> Append:

@@ -32,6 +32,7 @@ from catga_store.model.times import to_ms
 from catga_store.model.waits import UnreadResults
 from catga_store.model.waits import WaitCondition
 from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import log_of
 from catga_store.protocol.keys import partition_of
 from catga_store.protocol.keys import wait_key
@@ -47,6 +48,7 @@ from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import SetWait
 from catga_store.protocol.requests import head_from
+from catga_store.protocol.requests import put_from
 
 __all__ = [
     "Limits",
@@ -141,7 +143,12 @@ def plan_flow(
     if instead is not None:
         return Put(key, head, body, instead.revision, instead, fresh=True)
 
-    return Put(key, head, body, None if old is None else old.revision, old)
+    expected = None if old is None else old.revision
+    return put_from((key, head, body, expected, old, *_ORDINARY))
+
+
+_ORDINARY = Put(flow_key(""), Head(0, 0, 0, 0), b"", None)[5:]
+"""The fields of a `Put` after `replaces`, of a record that is written as most are."""
 
 
 def _check_report(

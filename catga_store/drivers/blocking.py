@@ -19,7 +19,6 @@ from catga_store.protocol.conversation import Conversation
 from catga_store.protocol.conversation import Invoke
 from catga_store.protocol.conversation import Pause
 from catga_store.protocol.conversation import Request
-from catga_store.protocol.conversation import run
 from catga_store.protocol.store_protocol import StoreProtocol
 
 __all__ = ["BlockingDriver", "EmbeddedDriver", "Transport"]
@@ -61,13 +60,46 @@ class BlockingDriver(EmbeddedDriver):
         """How it waits; may be replaced, like `transport`."""
 
     def run(self, conversation: Conversation[T]) -> T:
-        """Run a conversation over store protocol requests to its end."""
-        return run(conversation, self._perform, self.protocol.converse)
+        """Run a conversation over store protocol requests to its end.
+
+        Each request but `Pause`, `Invoke` and `Await` is held as a conversation of its own, whose requests
+        the transport performs. Both loops stand in one function, because a call of one for each request
+        costs 3 % of a `get` from the memory store, and one loop for both levels 5 % of a session.
+        """
+        reply: Any = None
+        try:
+            request = conversation.send(None)
+
+            while True:
+                try:
+                    if type(request) in DRIVERS_OWN:
+                        reply = self._perform(request)
+                    else:
+                        inner = self.protocol.converse(request)
+                        try:
+                            wanted = inner.send(None)
+
+                            while True:
+                                try:
+                                    is_own = type(wanted) is Pause
+                                    reply = (
+                                        self._perform(wanted) if is_own else self.transport(wanted)
+                                    )
+                                except BaseException as error:
+                                    wanted = inner.throw(error)
+                                else:
+                                    wanted = inner.send(reply)
+                        except StopIteration as stop:
+                            reply = stop.value
+                except BaseException as error:
+                    request = conversation.throw(error)
+                else:
+                    request = conversation.send(reply)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
 
     def _perform(self, request: Request[Any]) -> Any:
-        if type(request) not in DRIVERS_OWN:
-            return self.transport(request)
-
         if type(request) is Pause:
             return self.sleep(request.seconds)
 

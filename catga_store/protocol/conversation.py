@@ -164,42 +164,15 @@ def through(
         return result
 
 
-def run(
-    conversation: Conversation[T],
-    perform: Callable[[Request[Any]], Any],
-    converse: Callable[[Request[Any]], Conversation[Any]] | None = None,
-) -> T:
-    """Run a conversation to its end, performing each request by blocking.
-
-    With `converse`, the requests of the conversation are store protocol requests: each but `Pause`,
-    `Invoke` and `Await` is held as the conversation that `converse` returns, and `perform` gets the
-    requests of that one. Both loops stand in one function, because a call of `run` for each request
-    costs 3 % of a `get` from the memory store, and a loop for both levels 5 % of a session.
-    """
+def run(conversation: Conversation[T], perform: Callable[[Request[Any]], Any]) -> T:
+    """Run a conversation to its end, performing each request by blocking."""
     send = conversation.send
-    reply: Any = None
     try:
         request = send(None)
 
         while True:
             try:
-                if converse is None or type(request) in DRIVERS_OWN:
-                    reply = perform(request)
-                else:
-                    inner = converse(request)
-                    send_inner = inner.send
-                    try:
-                        wanted = send_inner(None)
-
-                        while True:
-                            try:
-                                reply = perform(wanted)
-                            except BaseException as error:
-                                wanted = inner.throw(error)
-                            else:
-                                wanted = send_inner(reply)
-                    except StopIteration as stop:
-                        reply = stop.value
+                reply = perform(request)
             except BaseException as error:
                 request = conversation.throw(error)
             else:

@@ -194,7 +194,7 @@ def check_id(value: object, what: str) -> str:
     catga_store.InvalidIdError: flow id is empty, but an id must be a str of 1 to 512 UTF-8 bytes; nothing was sent
     """
     # An ASCII id has as many bytes as characters. This line is the cost of every ordinary call.
-    if type(value) is str and value.isascii() and 0 < len(value) <= MAX_ID_BYTES:
+    if type(value) is str and value and value.isascii() and len(value) <= MAX_ID_BYTES:
         return value
 
     if not isinstance(value, str):

@@ -90,8 +90,11 @@ __all__ = [
     "Sweep",
     "Terms",
     "Totals",
+    "applied_from",
     "has_tags",
     "head_from",
+    "outcome_from",
+    "put_from",
 ]
 
 MAX_CHANGES = 200
@@ -240,6 +243,10 @@ class Put(NamedTuple):
     """Completions that are restored with a condition that is copied from another store."""
 
 
+put_from: Callable[[tuple[object, ...]], Put] = partial(tuple.__new__, Put)  # pyright: ignore[reportUnknownMemberType]  as above
+"""Return a change of all its fields in order; see `head_from`."""
+
+
 class SetWait(NamedTuple):
     """Create a condition, or replace the terms of a pending condition; leave a condition that has ended as it is."""
 
@@ -324,6 +331,10 @@ class Outcome(NamedTuple):
     """Of a `Complete` that satisfied the condition: the previous revision of the condition."""
 
 
+outcome_from: Callable[[tuple[object, ...]], Outcome] = partial(tuple.__new__, Outcome)  # pyright: ignore[reportUnknownMemberType]  as above
+"""Return an outcome of all its fields in order; see `head_from`."""
+
+
 class Conflict(NamedTuple):
     """Why the change at one place in the commit was refused, and which head the store has."""
 
@@ -337,6 +348,10 @@ class Applied(NamedTuple):
     """All changes of the commit were written."""
 
     outcomes: tuple[Outcome, ...]
+
+
+applied_from: Callable[[tuple[object, ...]], Applied] = partial(tuple.__new__, Applied)  # pyright: ignore[reportUnknownMemberType]  as above
+"""Return a reply of all its fields in order; see `head_from`."""
 
 
 @final

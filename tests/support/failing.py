@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from typing import Any
 
+from attrs import frozen
+
 __all__ = ["Failing"]
+
+
+@frozen
+class _Cursor:
+    """A cursor whose statements the connection executes, each with a cursor of its own."""
+
+    _cursor: sqlite3.Cursor
+    execute: Callable[..., sqlite3.Cursor]
+
+    def close(self) -> None:
+        self._cursor.close()
 
 
 class Failing:
@@ -17,6 +31,9 @@ class Failing:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
+
+    def cursor(self) -> _Cursor:
+        return _Cursor(self._connection.cursor(), self.execute)
 
     def execute(self, statement: str, values: Any = ()) -> sqlite3.Cursor:
         if statement == "COMMIT" and self._plan:

@@ -26,6 +26,8 @@ from catga_store.protocol.requests import Refused
 from catga_store.protocol.requests import Reply
 from catga_store.protocol.requests import Resolve
 from catga_store.protocol.requests import SetWait
+from catga_store.protocol.requests import applied_from
+from catga_store.protocol.requests import outcome_from
 from catga_store.protocol.rules.expiry import live
 from catga_store.protocol.rules.expiry import remove
 from catga_store.protocol.rules.history import keep_version
@@ -52,8 +54,9 @@ def apply(tables: Tables, commit: Commit, at_ms: int) -> Reply:
     if type(change) is Put:
         outcome = _replace(tables, commit, change)
         if outcome is not None:
-            tables.log(commit.id, at_ms, (outcome,))
-            return Applied((outcome,))
+            alone = (outcome,)
+            tables.log(commit.id, at_ms, alone)
+            return applied_from((alone,))
 
     outcomes = _apply_parts(tables, commit)
     if outcomes is not None:
@@ -99,9 +102,11 @@ def _replace(tables: Tables, commit: Commit, change: Put) -> Outcome | None:
     ):
         return None
 
-    return Outcome(head.version, commit.id, head.status, head.created_ms)
+    return outcome_from((head.version, commit.id, head.status, head.created_ms, *_WRITTEN))
 
 
+_WRITTEN = Outcome()[4:]
+"""The fields of an outcome after `created_ms`, of a record that was written."""
 _NEVER_REFUSED = ANY, IF_ABSENT
 _NOTHING = Outcome()
 

@@ -48,6 +48,7 @@ from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import Terms
 from catga_store.protocol.requests import Totals
+from catga_store.protocol.requests import record_with_body
 from catga_store.protocol.rules import ItemRow
 from catga_store.protocol.rules import WaitRow
 from catga_store.protocol.rules.expiry import has_expired
@@ -229,10 +230,11 @@ class MemoryTables:
         return self._heads.get(key)
 
     def record(self, key: Key) -> Record | None:
-        if key.kind == PART:
+        kind = key.kind
+        if kind == PART:
             return self._part(key)
 
-        if key.kind == WAIT:
+        if kind == WAIT:
             row = self._waits.get(key)
             if row is None:
                 return None
@@ -245,7 +247,7 @@ class MemoryTables:
             return Record(row.head, b"", self._terms[key], tuple(items))
 
         head = self._heads.get(key)
-        return None if head is None else Record(head, self._bodies[key])
+        return None if head is None else record_with_body(head, self._bodies[key])
 
     def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
         if key.kind == PART:

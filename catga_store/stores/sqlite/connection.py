@@ -215,9 +215,9 @@ class SQLiteTransport:
         joined: list[Writer] = []
         connection = tables.connection
         try:
-            connection.execute(_BEGIN)
+            tables.run(_BEGIN)
         except sqlite3.OperationalError:
-            _patiently(connection.execute, _BEGIN)
+            _patiently(tables.run, _BEGIN)
 
         try:
             if trouble := tables.guard.trouble():
@@ -228,11 +228,11 @@ class SQLiteTransport:
             if self._waiting.queue and not alone:
                 self._waiting.run(tables, joined)
         except UndoneError:
-            _roll_back(connection)
+            _roll_back(tables)
             self._waiting.put_back(joined)
             return self._write(tables, function, alone=True)
         except BaseException:
-            _roll_back(connection)
+            _roll_back(tables)
             self._waiting.put_back(joined)
             raise
         finally:
@@ -242,9 +242,9 @@ class SQLiteTransport:
             if joined:
                 commit_for(connection, joined, self._failure_of_commit)
             else:
-                connection.execute("COMMIT")
+                tables.run("COMMIT")
         except sqlite3.Error as error:
-            _roll_back(connection)
+            _roll_back(tables)
             if code_of(error) == sqlite3.SQLITE_IOERR:
                 raise self._reply_lost(error) from error
 
@@ -388,6 +388,14 @@ def _set_up(connection: sqlite3.Connection, path: str) -> None:
         )
         raise StoreConfigError(message)
 
+    (encoding,) = execute("PRAGMA encoding").fetchone()
+    if encoding != "UTF-8":  # which ids and names are converted to: see `binding`
+        message = (
+            f"the file {path!r} stores text as {encoding}, but a store needs UTF-8; nothing was "
+            "written; use a separate file for the store"
+        )
+        raise StoreConfigError(message)
+
     if execute("PRAGMA journal_mode").fetchone()[0] == "wal":
         return
 
@@ -432,14 +440,14 @@ def _snapshot(tables: SQLiteTables, function: Callable[[SQLiteTables], R]) -> R:
     try:
         return function(tables)
     finally:
-        _roll_back(tables.connection)
+        _roll_back(tables)
 
 
-def _roll_back(connection: sqlite3.Connection) -> None:
+def _roll_back(tables: SQLiteTables) -> None:
     """End a transaction, if the failure has not ended it already."""
-    if connection.in_transaction:
+    if tables.connection.in_transaction:
         with contextlib.suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
+            tables.run("ROLLBACK")
 
 
 def _size(path: str) -> int:

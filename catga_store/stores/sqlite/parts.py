@@ -27,6 +27,8 @@ from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Record
 from catga_store.protocol.requests import record_with_body
+from catga_store.stores.sqlite.binding import BLOB
+from catga_store.stores.sqlite.binding import as_blob
 from catga_store.stores.sqlite.rows import AFTER_HEAD
 from catga_store.stores.sqlite.rows import AFTER_PART_HEAD
 from catga_store.stores.sqlite.rows import HEAD
@@ -65,25 +67,27 @@ CREATE TABLE catga_parts (
 
 _MOST = 2**31 - 1  # SQLite takes no larger ones than 64 bits
 
-_LIFE = "(SELECT life FROM catga_lives WHERE id = ?)"
+_LIFE = f"(SELECT life FROM catga_lives WHERE id = {BLOB})"  # noqa: S608  ours
 _LIVING = (
-    "catga_lives AS lives CROSS JOIN catga_parts AS part ON part.life = lives.life WHERE lives.id = ?"
+    "catga_lives AS lives CROSS JOIN catga_parts AS part ON part.life = lives.life"  # noqa: S608  ours
+    f" WHERE lives.id = {BLOB}"
     " AND NOT EXISTS (SELECT 1 FROM catga_flows WHERE id = lives.id AND step = 0 AND expires_ms <= ?)"
 )
 """The parts of a flow that has not expired; in one statement, because a second one needs a snapshot.
 
 The life is a row of the join, and not a value that is looked up first: that takes a tenth longer.
 """
-_READ_HEAD = f"SELECT {HEAD} FROM catga_parts WHERE life = {_LIFE} AND name = ?"  # noqa: S608  ours
-_READ = f"SELECT {HEAD}, body FROM catga_parts WHERE life = {_LIFE} AND name = ?"  # noqa: S608  ours
+_ONE = f"life = {_LIFE} AND name = {BLOB}"
+_READ_HEAD = f"SELECT {HEAD} FROM catga_parts WHERE {_ONE}"  # noqa: S608  ours
+_READ = f"SELECT {HEAD}, body FROM catga_parts WHERE {_ONE}"  # noqa: S608  ours
 _INSERT = (
     f"INSERT INTO catga_parts (life, name, {HEAD}, log, body)"  # noqa: S608  ours
-    f" VALUES ({_LIFE}, {', '.join('?' * 20)})"
+    f" VALUES ({_LIFE}, {BLOB}{', ?' * 19})"
 )
 _COLUMNS = HEAD.split(", ")
 _UPDATE = (
     f"UPDATE catga_parts SET {' = ?, '.join(_COLUMNS)} = ?, body = ifnull(?, body)"  # noqa: S608  ours
-    f" WHERE life = {_LIFE} AND name = ?"
+    f" WHERE {_ONE}"
 )
 
 _HEAD_OF_PART = tuple(
@@ -91,28 +95,29 @@ _HEAD_OF_PART = tuple(
 )
 """The columns of a part, and of a former version of a flow."""
 _READ_LIVING, _READ_LIVING_VERSION = (
-    f"SELECT {head}, body FROM {_LIVING} AND name = ?"  # noqa: S608  ours
+    f"SELECT {head}, body FROM {_LIVING} AND name = {BLOB}"  # noqa: S608  ours
     for head in _HEAD_OF_PART
 )
 
 _ADMITTED = (
-    "SELECT {columns} FROM catga_flows AS flow LEFT JOIN catga_lives AS lives ON lives.id = flow.id"
-    "{part} WHERE flow.id = ? AND flow.step = 0 AND (flow.expires_ms IS NULL OR flow.expires_ms > ?)"
+    "SELECT {columns} FROM catga_flows AS flow LEFT JOIN catga_lives AS lives ON lives.id = flow.id"  # noqa: S608  ours
+    f"{{part}} WHERE flow.id = {BLOB} AND flow.step = 0"
+    " AND (flow.expires_ms IS NULL OR flow.expires_ms > ?)"
     " AND NOT EXISTS (SELECT 1 FROM catga_commits WHERE id = ?)"
 )
 """A row if the flow has not expired and the commit is not logged."""
 _ADMIT = _ADMITTED.format(columns="life", part="")
 _ADMIT_PART = _ADMITTED.format(
     columns=f"{_HEAD_OF_PART[False]}, lives.life",
-    part=" JOIN catga_parts AS part ON part.life = lives.life AND part.name = ?",
+    part=f" JOIN catga_parts AS part ON part.life = lives.life AND part.name = {BLOB}",
 )
 _MOVE = (
-    "UPDATE catga_parts SET version=?, updated_ms=?, type=?, type_version=?, position=?, revision=?,"
-    " commits=?, body=? WHERE life = ? AND name = ?"
+    "UPDATE catga_parts SET version=?, updated_ms=?, type=?, type_version=?, position=?, revision=?,"  # noqa: S608  ours
+    f" commits=?, body=? WHERE life = ? AND name = {BLOB}"
 )
 _ADD = (
-    "INSERT INTO catga_parts (life, name, version, status, created_ms, updated_ms, type, type_version,"
-    " position, attempts, revision, commits, body) VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?, 0, ?, ?, ?)"
+    "INSERT INTO catga_parts (life, name, version, status, created_ms, updated_ms, type, type_version,"  # noqa: S608  ours
+    f" position, attempts, revision, commits, body) VALUES (?, {BLOB}, ?, 0, ?, ?, ?, ?, ?, 0, ?, ?, ?)"
     " ON CONFLICT (life, name) DO NOTHING"
 )
 _OF_PARTS = Head(0, 0, 0, 0)[7:15]
@@ -126,10 +131,20 @@ def _list_text(shape: tuple[bool, ...]) -> str:
     head = _HEAD_OF_PART[versions]
     return (
         f"SELECT {head}, name{', body' * bodies} FROM {_LIVING}"  # noqa: S608  ours
-        f"{' AND name >= ? AND name < ?' * prefix}{' AND name > ?' * after}{' AND name < ?' * before}"
+        f"{f' AND name >= {BLOB} AND name < {BLOB}' * prefix}"
+        f"{f' AND name > {BLOB}' * after}{f' AND name < {BLOB}' * before}"
         f"{_ENTRIES * entries} AND substr(name, {_VERSIONS if versions else _SHOWN}"
         f" ORDER BY name{' DESC' * reverse} LIMIT ?"
     )
+
+
+def _end_of(prefix: str) -> str | bytes:
+    """Return what comes after all names with this prefix."""
+    if prefix[-1] < "\x7f":
+        return prefix[:-1] + chr(ord(prefix[-1]) + 1)
+
+    encoded = prefix.encode()
+    return encoded[:-1] + bytes((encoded[-1] + 1,))  # UTF-8 has no byte 255
 
 
 _ENTRIES = " AND length(name) = ? AND substr(CAST(name AS TEXT), ?) NOT GLOB '*[^0-9]*'"
@@ -139,25 +154,27 @@ _VERSIONS, _SHOWN = "-2) = x'2f2f'", "-1) <> x'2f'"
 class SQLiteParts:
     """The rows of parts in one connection, inside one transaction."""
 
-    def __init__(self, execute: Callable[..., Any]) -> None:
-        self._execute = execute
+    def __init__(
+        self, execute: Callable[..., Any], run: Callable[..., Any], change: Callable[..., Any]
+    ) -> None:
+        self._execute, self._run, self._change = execute, run, change  # see `SQLiteTables`
         self._admitted = 0
         """The life that `admit` has found, for what the same transaction adds."""
 
     def head(self, key: Key) -> Head | None:
         """Return the head of a part."""
-        row = self._execute(_READ_HEAD, (key.id.encode(), key.name.encode())).fetchone()
+        row = self._execute(_READ_HEAD, (key.id, key.name)).fetchone()
         return None if row is None else read_head(key, row)
 
     def record(self, key: Key) -> Record | None:
         """Return a part."""
-        row = self._execute(_READ, (key.id.encode(), key.name.encode())).fetchone()
+        row = self._execute(_READ, (key.id, key.name)).fetchone()
         return None if row is None else record_with_body(read_head(key, row), row[AFTER_HEAD])
 
     def living(self, key: Key, now_ms: int) -> Record | None:
         """Return a part, unless its flow has expired."""
         _, flow_id, _, name = key
-        values = flow_id.encode(), now_ms, name.encode()
+        values = flow_id, now_ms, name
         if is_version(name):
             row = self._execute(_READ_LIVING_VERSION, values).fetchone()
             return None if row is None else record_with_body(read_head(key, row), row[AFTER_HEAD])
@@ -174,26 +191,25 @@ class SQLiteParts:
 
     def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
         """Insert or replace a part."""
-        flow_id, name = key.id.encode(), key.name.encode()
-        values = columns_of(head)
+        blob = None if body is None else as_blob(body)
         if old is not None:
-            self._execute(_UPDATE, (*values, body, flow_id, name))
+            self._change(_UPDATE, (*columns_of(head), blob, key.id, key.name))
             return
 
         log = self._log_of(key, head.position) if head.position else None
-        self._execute("INSERT OR IGNORE INTO catga_lives (id) VALUES (?)", (flow_id,))
-        self._execute(_INSERT, (flow_id, name, *values, log, body))
+        self._run(f"INSERT OR IGNORE INTO catga_lives (id) VALUES ({BLOB})", (key.id,))  # noqa: S608  ours
+        self._change(_INSERT, (key.id, key.name, *columns_of(head), log, blob))
 
     def admit(self, commit: Commit, change: Put | Check | None) -> bool:
         """Do what `Tables.admit` says."""
-        flow_id, now_ms, commit_id = commit.changes[0].key.id.encode(), commit.now_ms, commit.id
+        flow_id, now_ms, commit_id = commit.changes[0].key.id, commit.now_ms, commit.id
         if change is None or change.expected is None:
-            row = self._execute(_ADMIT, (flow_id, now_ms, commit_id)).fetchone()
+            row = self._run(_ADMIT, (flow_id, now_ms, commit_id)).fetchone()
             if row is None:
                 return False
         else:
-            name = change.key.name.encode()
-            row = self._execute(_ADMIT_PART, (name, flow_id, now_ms, commit_id)).fetchone()
+            name = change.key.name
+            row = self._run(_ADMIT_PART, (name, flow_id, now_ms, commit_id)).fetchone()
             if row is None:
                 return False
 
@@ -207,12 +223,12 @@ class SQLiteParts:
                     return False
 
                 commits = " ".join((commit_id, *old.commits[: REMEMBERED_COMMITS - 1]))
-                values = head.version, *head[3:7], commit_id, commits, change.body
-                self._execute(_MOVE, (*values, row[-1], name))
+                values = head.version, *head[3:7], commit_id, commits, as_blob(change.body)
+                self._run(_MOVE, (*values, row[-1], name))
 
         life = row[-1]
         if life is None:
-            life = self._execute("INSERT INTO catga_lives (id) VALUES (?)", (flow_id,)).lastrowid
+            life = self._run(f"INSERT INTO catga_lives (id) VALUES ({BLOB})", (flow_id,)).lastrowid  # noqa: S608  ours
 
         self._admitted = life
         return True
@@ -226,8 +242,8 @@ class SQLiteParts:
         if name[-1:].isdigit() and head.position:
             return False  # it may be an entry of a log, with a key
 
-        values = head.version, *head[2:7], head.revision, " ".join(head.commits), body
-        cursor = self._execute(_ADD, (self._admitted, name.encode(), *values))
+        values = head.version, *head[2:7], head.revision, " ".join(head.commits), as_blob(body)
+        cursor = self._run(_ADD, (self._admitted, name, *values))
         return bool(cursor.rowcount)
 
     def _log_of(self, key: Key, entry_key: str) -> bytes | None:
@@ -245,36 +261,30 @@ class SQLiteParts:
             return None
 
         if first is not None:
-            name = key_of_entry(key.id, log, first).name.encode()
-            self._execute(
-                f"UPDATE catga_parts SET log = NULL WHERE life = {_LIFE} AND name = ?",  # noqa: S608  ours
-                (key.id.encode(), name),
-            )
+            name = key_of_entry(key.id, log, first).name
+            self._execute(f"UPDATE catga_parts SET log = NULL WHERE {_ONE}", (key.id, name))  # noqa: S608  ours
 
         return log.encode()
 
     def remove(self, key: Key) -> None:
         """Remove a part."""
-        self._execute(
-            f"DELETE FROM catga_parts WHERE life = {_LIFE} AND name = ?",  # noqa: S608  ours
-            (key.id.encode(), key.name.encode()),
-        )
+        self._execute(f"DELETE FROM catga_parts WHERE {_ONE}", (key.id, key.name))  # noqa: S608  ours
 
     def listed(self, wanted: Parts) -> list[ListedPart]:
         """Return a page of parts."""
-        flow_id, prefix = wanted.flow_id.encode(), wanted.prefix.encode()
-        values: list[bytes | int] = [flow_id, wanted.now_ms]
+        prefix = wanted.prefix
+        values: list[str | bytes | int] = [wanted.flow_id, wanted.now_ms]
         if prefix:
-            values += [prefix, prefix[:-1] + bytes((prefix[-1] + 1,))]  # UTF-8 has no byte 255
+            values += [prefix, _end_of(prefix)]
 
         if wanted.after is not None:
-            values.append(wanted.after.encode())
+            values.append(wanted.after)
 
         if wanted.before is not None:
-            values.append(wanted.before.encode())
+            values.append(wanted.before)
 
         if wanted.entries:
-            values += [len(prefix) + SEQUENCE_DIGITS, len(wanted.prefix) + 1]
+            values += [len(prefix.encode()) + SEQUENCE_DIGITS, len(prefix) + 1]
 
         values.append(wanted.limit)
         shape = (
@@ -305,7 +315,7 @@ class SQLiteParts:
         row = self._execute(
             f"SELECT name FROM catga_parts WHERE life = {_LIFE} AND log = ? AND position = ?"  # noqa: S608  ours
             " ORDER BY name LIMIT 1",
-            (flow_id.encode(), log.encode(), key),
+            (flow_id, log.encode(), key),
         ).fetchone()
         if row is None:
             return None

@@ -46,6 +46,9 @@ from catga_store.protocol.requests import Totals
 from catga_store.protocol.requests import record_with_body
 from catga_store.protocol.rules import ItemRow
 from catga_store.protocol.rules import WaitRow
+from catga_store.stores.sqlite.binding import BLOB
+from catga_store.stores.sqlite.binding import as_blob
+from catga_store.stores.sqlite.binding import without_nulls
 from catga_store.stores.sqlite.file_locks import FileGuard
 from catga_store.stores.sqlite.parts import SQLiteParts
 from catga_store.stores.sqlite.rows import AFTER_HEAD
@@ -87,12 +90,17 @@ _TABLE = {FLOW: "catga_flows", PROGRESS: "catga_progress"}
 
 _READ_HEAD, _READ = (
     {
-        kind: f"SELECT {HEAD}{more} FROM {table} WHERE id = ? AND step = ?"  # noqa: S608  ours
+        kind: f"SELECT {HEAD}{more} FROM {table} WHERE id = {BLOB} AND step = ?"  # noqa: S608  ours
         for kind, table in _TABLE.items()
     }
     for more in ("", ", body")
 )
 
+
+_INSERT = {
+    kind: f"INSERT INTO {table} (id, step, {HEAD}, body) VALUES ({BLOB}{', ?' * 19})"  # noqa: S608  ours
+    for kind, table in _TABLE.items()
+}
 
 _INDEXED_FIELDS = (
     "status",
@@ -119,7 +127,7 @@ def _update_text(table: str, moved: int, *, with_body: bool) -> str:
     names += ["revision", "commits"]
     names += [Head._fields[place] for bit, place in _INDEXED if moved & bit]
     names += ["body"] if with_body else []
-    return f"UPDATE {table} SET {'=?, '.join(names)}=? WHERE id = ? AND step = ?"  # noqa: S608  ours
+    return f"UPDATE {table} SET {'=?, '.join(names)}=? WHERE id = {BLOB} AND step = ?"  # noqa: S608  ours
 
 
 @cache
@@ -151,7 +159,7 @@ def _written(
                 values.append(text_of_tags(head.tags) if place == TAGS else head[place])
 
     if body is not None:
-        values.append(body)
+        values.append(as_blob(body))
 
     return moved, values
 
@@ -162,14 +170,20 @@ class SQLiteTables:
     def __init__(self, connection: sqlite3.Connection, guard: FileGuard) -> None:
         self.connection = connection
         self._execute = connection.execute
+        self._cursor = connection.cursor()
+        self.run = run = self._cursor.execute
+        """Executes a statement that has no rows, or at most one, which is fetched before the next: it makes no
+        cursor."""
+        self.change = without_nulls(run)
         self.guard = guard
         self.known: dict[Key, Head | None] | None = None
         """The heads that a writing transaction has read or written, so that each is read once."""
-        self._parts = SQLiteParts(connection.execute)
+        self._parts = SQLiteParts(connection.execute, run, self.change)
         self._tags = SQLiteTags(connection.execute)
 
     def close(self) -> None:
         """Close the connection."""
+        self._cursor.close()  # its statement would keep the file open
         self.guard.leave(self.connection)
 
     def layout(self) -> tuple[int, int] | None:
@@ -233,7 +247,7 @@ class SQLiteTables:
         if kind == PART:
             return self._parts.head(key)
 
-        row = self._execute(_READ_HEAD[kind], (record_id.encode(), step)).fetchone()
+        row = self._execute(_READ_HEAD[kind], (record_id, step)).fetchone()
         return None if row is None else read_head(key, row)
 
     def _know(self, key: Key, head: Head | None) -> None:
@@ -248,7 +262,7 @@ class SQLiteTables:
         if kind == PART:
             return self._parts.record(key)
 
-        row = self._execute(_READ[kind], (record_id.encode(), step)).fetchone()
+        row = self._execute(_READ[kind], (record_id, step)).fetchone()
         return None if row is None else record_with_body(read_head(key, row), row[AFTER_HEAD])
 
     def _wait_record(self, key: Key) -> Record | None:
@@ -280,17 +294,14 @@ class SQLiteTables:
 
         table = _TABLE[key.kind]
         if old is None:
-            self._execute(
-                f"INSERT INTO {table} (id, step, {HEAD}, body)"  # noqa: S608  our names
-                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                (key.id.encode(), key.step, *columns_of(head), body),
-            )
+            values = [key.id, key.step, *columns_of(head), None if body is None else as_blob(body)]
+            self.change(_INSERT[key.kind], values)
             self._tags.write(key, head, None)
             return
 
         moved, values = _written(head, head.revision, " ".join(head.commits), body, old)
-        values += key.id.encode(), key.step
-        self._execute(_update_text(table, moved, with_body=body is not None), values)
+        values += key.id, key.step
+        self.change(_update_text(table, moved, with_body=body is not None), values)
         self._tags.write(key, head, old)
 
     def replace(self, key: Key, head: Head, body: bytes | None, old: Head, commit_id: str) -> bool:
@@ -299,16 +310,17 @@ class SQLiteTables:
             return False  # the commits are cut off by their length in text
 
         moved, values = _written(head, commit_id, commit_id, body, old)
-        values += key.id.encode(), key.step, *old[:TAGS], text_of_tags(old.tags)
-        values += old.revision, commit_id
-        cursor = self._execute(_replace_text(moved, with_body=body is not None), values)
+        values += key.id, key.step, *old[:TAGS], text_of_tags(old.tags), old.revision, commit_id
+        cursor = self.change(_replace_text(moved, with_body=body is not None), values)
         if self.known:
             self.known.pop(key, None)
 
         if cursor.rowcount != 1:
             return False
 
-        self._tags.write(key, head, old)
+        if head.tags or old.tags:
+            self._tags.write(key, head, old)
+
         return True
 
     def admit(self, commit: Commit, change: Put | Check | None) -> bool:
@@ -685,7 +697,7 @@ class SQLiteTables:
         return None if row is None else read_outcomes(commit_id, row[0])
 
     def log(self, commit_id: str, at_ms: int, outcomes: tuple[Outcome, ...]) -> None:
-        self._execute(
+        self.run(
             "INSERT OR REPLACE INTO catga_commits VALUES (?, ?, ?)",
             (commit_id, at_ms, _encode(outcomes).decode()),
         )

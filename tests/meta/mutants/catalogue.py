@@ -18,6 +18,7 @@ CLAIMS = ("tests/contract/test_claims.py",)
 GUARDS = ("tests/contract/test_guards.py",)
 LISTINGS = ("tests/contract/test_listings.py",)
 OWN_EXPIRY = ("tests/contract/test_own_expiry.py",)
+BINDING = ("tests/stores/sqlite/test_sqlite_binding.py",)
 PREFIXES = ("tests/contract/test_id_prefix.py",)
 RETENTION = ("tests/contract/test_retention.py",)
 FAULTS = ("tests/faults/test_faults.py",)
@@ -295,11 +296,35 @@ MUTANTS: tuple[Mutant, ...] = (
         PARTS,
     ),
     Mutant(
+        "sqlite-file-stays-open",
+        "a store that was closed keeps its file open, because a cursor has a statement",
+        "stores/sqlite/tables.py",
+        "        self._cursor.close()",
+        "        pass",
+        BINDING,
+    ),
+    Mutant(
+        "prefix-ends-early",
+        "a listing of parts by a prefix that does not end with ASCII ends too early",
+        "stores/sqlite/parts.py",
+        "    return encoded[:-1] + bytes((encoded[-1] + 1,))",
+        "    return encoded",
+        BINDING,
+    ),
+    Mutant(
+        "sqlite-nulls-are-values",
+        "every None is given as a value, for which sqlite3 looks for an adapter",
+        "stores/sqlite/binding.py",
+        "    given = tuple([one is not _NONE for one in types])\n",
+        "    given = (True,) * len(types)\n",
+        BINDING,
+    ),
+    Mutant(
         "prefix-takes-one-more",
         "a listing of parts by prefix also has the first name after all that begin with it",
         "stores/sqlite/parts.py",
-        " AND name >= ? AND name < ?",
-        " AND name >= ? AND name <= ?",
+        " AND name >= {BLOB} AND name < {BLOB}",
+        " AND name >= {BLOB} AND name <= {BLOB}",
         (*PARTS[:1], *ON_SQLITE),
     ),
     Mutant(
@@ -577,17 +602,17 @@ MUTANTS: tuple[Mutant, ...] = (
         "guard-of-the-revision",
         "commits that share a claim are refused because the owner writes the flow",
         "core/unit_of_work.py",
-        "                yield Check(key, ANY, now_ms + claim.lease_ms, claim.token)\n",
-        "                revision = self._guards[key][0].revision or ''\n"
-        "                yield Check(key, revision, now_ms + claim.lease_ms)\n",
+        "            found.append(Check(key, ANY, now_ms + claim.lease_ms, claim.token))\n",
+        "            revision = queued.guards[key][0].revision or ''\n"
+        "            found.append(Check(key, revision, now_ms + claim.lease_ms))\n",
         GUARDS,
     ),
     Mutant(
         "guard-does-not-renew",
         "work under a guard loses the claim after one lease",
         "core/unit_of_work.py",
-        "                yield Check(key, ANY, now_ms + claim.lease_ms, claim.token)\n",
-        "                yield Check(key, ANY, None, claim.token)\n",
+        "            found.append(Check(key, ANY, now_ms + claim.lease_ms, claim.token))\n",
+        "            found.append(Check(key, ANY, None, claim.token))\n",
         GUARDS,
     ),
     Mutant(
@@ -1041,8 +1066,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "completions-sent-again",
         "the next commit of a session completes what the last one has completed",
         "core/unit_of_work.py",
-        "            self._completions, self._appends, self._checks, self._guards = {}, [], {}, {}\n",
-        "            self._appends, self._checks, self._guards = [], {}, {}\n",
+        "        self.receipt = self._take_over(commit_id, plan, outcomes, now_ms)\n        self._queued = None\n",
+        "        self.receipt = self._take_over(commit_id, plan, outcomes, now_ms)\n"
+        "        self._queued = None if self._queued is None else _Queued(self._queued.completions)\n",
         ("tests/contract/test_sessions.py::test_a_completion_is_sent_by_one_commit",),
     ),
     Mutant(
