@@ -28,6 +28,7 @@ from catga_store.protocol.keys import check_part_name
 from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.keys import part_key
 from catga_store.protocol.requests import ANY
+from catga_store.protocol.requests import USUAL_PUT
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Head
@@ -36,6 +37,7 @@ from catga_store.protocol.requests import Outcome
 from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Refused
 from catga_store.protocol.requests import head_from
+from catga_store.protocol.requests import put_from
 
 __all__ = ["body_of", "commit", "plan_bytes", "written_head"]
 
@@ -68,7 +70,7 @@ def plan_bytes(
     if expected is None and old is not None:
         expected = old.revision
 
-    return Put(key, head, body, expected, old)
+    return put_from((key, head, body, expected, old, *USUAL_PUT))
 
 
 def body_of(flow_id: str, part: ListedPart) -> bytes:
@@ -101,7 +103,8 @@ def commit(
 
     check_partition(sent, context.limits)
     try:
-        reply = yield from commits.send(context, new_commit_id(), now_ms, sent)
+        # Parts do not report their end, and what is committed here is of parts and a new flow.
+        reply = yield from commits.send(context, new_commit_id(), now_ms, sent, has_reports=True)
     except CommitUncertainError as error:
         reply = yield from commits.settled(context, sent, error)
 

@@ -32,7 +32,6 @@ from catga_store.model.times import to_ms
 from catga_store.model.waits import UnreadResults
 from catga_store.model.waits import WaitCondition
 from catga_store.protocol.keys import Key
-from catga_store.protocol.keys import flow_key
 from catga_store.protocol.keys import log_of
 from catga_store.protocol.keys import partition_of
 from catga_store.protocol.keys import wait_key
@@ -40,6 +39,7 @@ from catga_store.protocol.masking import shown
 from catga_store.protocol.requests import ANY
 from catga_store.protocol.requests import ENDED
 from catga_store.protocol.requests import PENDING
+from catga_store.protocol.requests import USUAL_PUT
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Head
@@ -144,11 +144,7 @@ def plan_flow(
         return Put(key, head, body, instead.revision, instead, fresh=True)
 
     expected = None if old is None else old.revision
-    return put_from((key, head, body, expected, old, *_ORDINARY))
-
-
-_ORDINARY = Put(flow_key(""), Head(0, 0, 0, 0), b"", None)[5:]
-"""The fields of a `Put` after `replaces`, of a record that is written as most are."""
+    return put_from((key, head, body, expected, old, *USUAL_PUT))
 
 
 def _check_report(

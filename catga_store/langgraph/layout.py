@@ -228,10 +228,9 @@ def id_in(config: RunnableConfig) -> str | None:
     return config.get("configurable", _NOTHING).get("checkpoint_id") or None
 
 
-def config_of(place: Place, checkpoint_id: str, seen: Seen) -> RunnableConfig:
-    """Return the config of a checkpoint for one that has seen this."""
-    thread_id, ns, *_ = place
-    run, _, newest = seen
+def config_of(place: Place, checkpoint_id: str, run: str, newest: str | None) -> RunnableConfig:
+    """Return the config of a checkpoint for this run, which has got that and seen the newest one."""
+    thread_id, ns = place.thread_id, place.ns
     return {
         "configurable": {
             "thread_id": thread_id,
@@ -333,7 +332,8 @@ def writes_texts(
     say which replace others: of ordinary writes the first ones stay, and special ones replace what the
     task has written to that channel before.
     """
-    name = f"{group}w/{quote(task[0], safe='')}"
+    task_id = task[0]
+    name = f"{group}w/{task_id if _UNQUOTED(task_id) else quote(task_id, safe='')}"
     texts: list[tuple[str, bytes, bool]] = []
     entries: list[tuple[int, str, str, int]] = []
     blobs: list[bytes] = []

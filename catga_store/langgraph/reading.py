@@ -42,7 +42,6 @@ from catga_store.langgraph.layout import place_of
 from catga_store.langgraph.layout import told_by
 from catga_store.langgraph.layout import writes_of
 from catga_store.protocol.conversation import Conversation
-from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Read
@@ -72,25 +71,34 @@ def get_tuple(
 ) -> Conversation[CheckpointTuple | None]:
     """Return the checkpoint that a config names, else the newest one."""
     place, wanted, _ = asked_by(config)
+    group: Group | None
     if wanted is None:
-        head, group = yield from _latest(to, place)
+        page: Sequence[ListedPart] = yield _latest(to, place)
+        head = page[0].head if page and page[0].name == place.head.name else None
+        keep(to, place, head)
+        newest = newest_of(head) or None
+        group = None if newest is None else _newest_in(page, place, newest)
+        if group is None and newest is not None:
+            # It has many writes, or the clock of its writer was behind.
+            group = yield from read_group(to, place, newest)
     else:
         head = yield from read_head(to, place)
+        newest = newest_of(head)
         group = yield from read_group(to, place, wanted)
 
-    seen = Seen(new_run(), wanted, newest_of(head))
+    run = new_run()
     if group is None:
         # The run that finds nothing passes this config on: its first `put` expects to find nothing.
-        config["configurable"][SEEN] = marker_of(place, seen)
+        config["configurable"][SEEN] = marker_of(place, Seen(run, wanted, newest))
         return None
 
-    return _tuple(serde, place, group, seen)
+    return _tuple(serde, place, group, run, newest)
 
 
-def _latest(to: Access, place: Place) -> Conversation[tuple[Head | None, Group | None]]:
-    """Read the head of a namespace, and its newest checkpoint."""
+def _latest(to: Access, place: Place) -> Parts:
+    """Return what reads the head of a namespace, and the last checkpoint by name with its writes."""
     now_ms = to.context.settings.now_ms()
-    page: tuple[ListedPart, ...] = yield Parts(
+    return Parts(
         place.flow_id,
         place.prefix,
         None,
@@ -100,31 +108,33 @@ def _latest(to: Access, place: Place) -> Conversation[tuple[Head | None, Group |
         bodies=True,
         now_ms=now_ms,
         until=CHECKPOINT,
+        brief=True,
     )
-    head = page[0].head if page and page[0].name == place.head.name else None
-    keep(to, place, head)
-    newest = newest_of(head)
-    if not newest:
-        return None, None
 
+
+def _newest_in(page: Sequence[ListedPart], place: Place, newest: str) -> Group | None:
+    """Return the newest checkpoint, unless another one is the last by name, or not all of it is in the page."""
     prefix, last = place.group(newest), page[-1]
-    if last.name == f"{prefix}c":
+    if last.name != f"{prefix}c":
+        return None
+
+    writes: Sequence[ListedPart] = ()
+    if len(page) > 2:  # noqa: PLR2004  the head and the checkpoint
         writes = [part for part in page[1:-1] if part.name.startswith(prefix)]
-        return head, Group(place.flow_id, place.prefix, newest, last, writes)
 
-    # It has many writes, or the clock of its writer was behind.
-    group = yield from read_group(to, place, newest)
-    return head, group
+    return Group(place.flow_id, place.prefix, newest, last, writes)
 
 
-def _tuple(serde: SerializerProtocol, place: Place, group: Group, seen: Seen) -> CheckpointTuple:
+def _tuple(
+    serde: SerializerProtocol, place: Place, group: Group, run: str, newest: str | None
+) -> CheckpointTuple:
     (kind, *rest), blob = group.body(group.checkpoint)
     parent, metadata = told_by(group.checkpoint.head.position)
     return CheckpointTuple(
-        config_of(place, group.checkpoint_id, seen),
+        config_of(place, group.checkpoint_id, run, newest),
         serde.loads_typed((kind, blob)),
         rest[0] if rest else metadata or {},
-        None if parent is None else config_of(place, parent, seen),
+        None if parent is None else config_of(place, parent, run, newest),
         writes_of(group, serde) if group.writes else [],
     )
 
@@ -202,7 +212,7 @@ def list_tuples(
     left = limit
     every = threads(to, config)
     while (thread := (yield from next_of(every))) is not None:
-        known: dict[str, tuple[Place, Seen] | None] = {}
+        known: dict[str, tuple[Place, str, str | None] | None] = {}
         found = _listed(to, config, thread, last, left, bodies=not wanted)
         while (group := (yield from next_of(found))) is not None:
             if left is not None and left <= 0:
@@ -217,7 +227,7 @@ def list_tuples(
                     continue
 
             if group.prefix not in known:
-                known[group.prefix] = yield from _seen_now(to, thread, group.prefix)
+                known[group.prefix] = yield from _newest_now(to, thread, group.prefix)
 
             at = known[group.prefix]
             whole: Group | None = group
@@ -227,7 +237,8 @@ def list_tuples(
             # Without a head, it is in a copy that is not complete.
             if at is not None and whole is not None:
                 left = None if left is None else left - 1
-                yield _tuple(serde, at[0], whole, at[1])
+                place, run, newest = at
+                yield _tuple(serde, place, whole, run, newest)
 
 
 def _listed(
@@ -251,15 +262,17 @@ def _listed(
     return groups(to, place.flow_id, prefix, before=until, bodies=bodies, size=size)
 
 
-def _seen_now(to: Access, thread: Place, prefix: str) -> Conversation[tuple[Place, Seen] | None]:
-    """Return a namespace by its prefix, with what one sees who looks now."""
+def _newest_now(
+    to: Access, thread: Place, prefix: str
+) -> Conversation[tuple[Place, str, str | None] | None]:
+    """Return a namespace by its prefix, a name for a run that begins now, and the newest checkpoint."""
     key = thread.at(prefix).head
     (record,) = yield Read((key,), to.context.settings.now_ms())
     if record is None:
         return None
 
     place = thread.at(prefix, stored_bytes(key, record.body).decode())
-    return place, Seen(new_run(), None, newest_of(record.head))
+    return place, new_run(), newest_of(record.head)
 
 
 def _matches(metadata: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
+from typing import TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import Checkpoint
@@ -25,7 +26,6 @@ from catga_store.langgraph.access import keep
 from catga_store.langgraph.access import read_head
 from catga_store.langgraph.layout import GraphThread
 from catga_store.langgraph.layout import Place
-from catga_store.langgraph.layout import Seen
 from catga_store.langgraph.layout import StaleThreadError
 from catga_store.langgraph.layout import asked_by
 from catga_store.langgraph.layout import checkpoint_text
@@ -43,9 +43,13 @@ from catga_store.protocol.requests import IF_ABSENT
 from catga_store.protocol.requests import Change
 from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Head
+from catga_store.protocol.requests import Outcome
+from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Read
 
 __all__ = ["ATTEMPTS", "is_of", "put", "put_writes"]
+
+C = TypeVar("C", bound=Sequence[Change])
 
 ATTEMPTS = 100
 """How often a commit is tried while others write."""
@@ -77,8 +81,7 @@ def put(
 
         return newest == seen.newest and parent in (seen.got, None)
 
-    def write(head: Head | None) -> Conversation[None]:
-        now_ms = context.settings.now_ms()
+    def plan(head: Head | None, now_ms: int) -> tuple[Put, Put]:
         moved = raw_parts.plan_bytes(
             context,
             flow_id,
@@ -92,19 +95,15 @@ def put(
         whole = raw_parts.plan_bytes(
             context, flow_id, name, body, tag=tag, expected=ANY, now_ms=now_ms
         )
-        changes: tuple[Change, ...] = moved, whole
-        if head is None:
-            thread = yield from _thread(to, place, now_ms)
-            changes = thread, moved, whole
+        return moved, whole
 
-        outcomes = yield from raw_parts.commit(context, changes, now_ms, to.claimed)
-        if outcomes:
-            keep(to, place, raw_parts.written_head(moved, outcomes[len(changes) - 2]))
-        else:
-            to.heads.pop((flow_id, place.prefix), None)
+    (moved, _), outcomes = yield from _fenced(to, place, parent, continues, plan, makes_thread=True)
+    if outcomes:
+        keep(to, place, raw_parts.written_head(moved, outcomes[-2]))
+    else:
+        to.heads.pop((flow_id, place.prefix), None)
 
-    yield from _fenced(to, place, parent, continues, write)
-    return config_of(place, new, Seen(run, new, new))
+    return config_of(place, new, run, new)
 
 
 def _thread(to: Access, place: Place, now_ms: int) -> Conversation[Change]:
@@ -134,7 +133,7 @@ def put_writes(
         )
         raise cs.UsageError(message)
 
-    seen, flow_id, context = seen_in(marker, place), place.flow_id, to.context
+    flow_id, context = place.flow_id, to.context
     texts = writes_texts(place.group(checkpoint_id), writes, task, serde)
 
     def continues(head: Head | None) -> bool:
@@ -144,12 +143,12 @@ def put_writes(
 
         # LangGraph saves in the background: writes may come before the checkpoint that they are for,
         # and after the next one of the same run.
+        seen = seen_in(marker, place)
         return seen is not None and (
             newest == seen.newest or (head is not None and run_of(head) == seen.run)
         )
 
-    def write(head: Head | None) -> Conversation[None]:
-        now_ms = context.settings.now_ms()
+    def plan(head: Head | None, now_ms: int) -> list[Change]:
         changes: list[Change] = [
             raw_parts.plan_bytes(
                 context,
@@ -164,10 +163,10 @@ def put_writes(
         if head is not None:
             changes.append(Check(place.head, head.revision))
 
-        yield from raw_parts.commit(context, changes, now_ms, to.claimed)
+        return changes
 
     if texts:
-        yield from _fenced(to, place, checkpoint_id, continues, write)
+        yield from _fenced(to, place, checkpoint_id, continues, plan)
 
 
 def _fenced(
@@ -175,26 +174,42 @@ def _fenced(
     place: Place,
     expected: str | None,
     continues: Callable[[Head | None], bool],
-    write: Callable[[Head | None], Conversation[None]],
-) -> Conversation[None]:
-    """Write at the head that this saver has, else at the one that is stored; or refuse."""
-    key = place.flow_id, place.prefix
+    plan: Callable[[Head | None, int], C],
+    *,
+    makes_thread: bool = False,
+) -> Conversation[tuple[C, tuple[Outcome, ...]]]:
+    """Write what is planned at the head that this saver has, else at the one that is stored; or refuse.
+
+    Return what was written, and its outcomes, which are empty if they are not known. With `makes_thread`,
+    the flow of the thread is written before that if there is no head.
+    """
+    context, key = to.context, (place.flow_id, place.prefix)
     is_read = key not in to.heads
     head = (yield from read_head(to, place)) if is_read else to.heads.get(key)
     for attempt in range(ATTEMPTS):
         if continues(head):
+            now_ms = context.settings.now_ms()
+            planned = plan(head, now_ms)
+            thread = ()
+            if head is None and makes_thread:
+                thread = ((yield from _thread(to, place, now_ms)),)
+
             try:
-                yield from write(head)
+                outcomes = yield from raw_parts.commit(
+                    context, (*thread, *planned), now_ms, to.claimed
+                )
             except cs.ConflictError as error:
                 if attempt == ATTEMPTS - 1 or not is_of(error, place.flow_id):
                     raise
             else:
-                return
+                return planned, outcomes
         elif is_read:
             raise _stale(place, expected, newest_of(head))
 
         head = yield from read_head(to, place)
         is_read = True
+
+    raise AssertionError("the last attempt ends otherwise")
 
 
 def is_of(error: cs.ConflictError, flow_id: str) -> bool:

@@ -48,6 +48,7 @@ __all__ = [
     "SWEEP_EVERY",
     "SWEPT_AT_ONCE",
     "TIMED_OUT",
+    "USUAL_PUT",
     "Append",
     "Applied",
     "Change",
@@ -245,6 +246,8 @@ class Put(NamedTuple):
 
 put_from: Callable[[tuple[object, ...]], Put] = partial(tuple.__new__, Put)  # pyright: ignore[reportUnknownMemberType]  as above
 """Return a change of all its fields in order; see `head_from`."""
+USUAL_PUT = tuple(Put._field_defaults.values())[1:]
+"""The fields of a `Put` after `replaces`, as most have them."""
 
 
 class SetWait(NamedTuple):
@@ -726,6 +729,9 @@ class Parts(Request[tuple[ListedPart, ...]]):
     """If this is not empty, the list ends with the first part whose name ends with this text. The last group of
     parts, whose first part has such a name, can therefore be read from the end in one request, without bodies
     of other groups."""
+    brief: bool = False
+    """Only the version, `created_ms`, position and revision of each head are used: the other fields may be those of
+    any head. These four are enough to write a part again."""
 
 
 @define

@@ -37,6 +37,36 @@ def test_a_list_that_ends_with_a_name(store: cs.Store, limit: int, *, bodies: bo
     )
 
 
+@pytest.mark.parametrize("reverse", [True, False])
+@pytest.mark.parametrize("bodies", [True, False])
+def test_a_list_in_brief_has_what_a_write_needs(
+    store: cs.Store, *, bodies: bool, reverse: bool
+) -> None:
+    """The four fields, name and body are those of the whole list, and a part can be written with them."""
+    for name in ("g/a", "g/b", "g/~"):
+        part = cs.Part("f", name, name.encode(), tag=f"t {name}")
+        store.put_part(part)
+        part.body = b"again"
+        store.put_part(part)
+
+    def listed(*, brief: bool) -> list[tuple[object, ...]]:
+        wanted = Parts("f", "g/", None, None, reverse, 9, bodies, 0, brief=brief)
+        return [
+            (name, head.version, head.created_ms, head.position, head.revision, body)
+            for name, head, body in store._run(ask(wanted))
+        ]
+
+    assert listed(brief=True) == listed(brief=False)
+    wanted = Parts("f", "g/~", None, None, False, 1, bodies, 0, brief=True)
+    ((_, old, _),) = store._run(ask(wanted))
+    context, now_ms = store._context, store._context.settings.now_ms()
+    put = raw_parts.plan_bytes(context, "f", "g/~", b"third", old=old, now_ms=now_ms)
+    store._run(raw_parts.commit(context, [put], now_ms))
+    found = store.get_part("f", "g/~")
+    assert found is not None
+    assert (found.version, found.body, found.tag) == (3, b"third", "")
+
+
 @ONE_STORE
 def test_a_plan_without_an_object_is_the_same(store: cs.Store) -> None:
     """Of a new part, of one that was read, and whatever is there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -278,11 +279,13 @@ def test_what_calls_cost(store_url: str) -> None:
         assert exchanges(lambda: saver.delete_thread("t")) == 1
 
 
-def test_checkpoints_go_through_codecs() -> None:
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_checkpoints_go_through_codecs(kind: str, tmp_path: Path) -> None:
     """What a store compresses or encrypts, it does to checkpoints and writes, too."""
     key = b"k" * 32
     sealed = cs.Encrypt({"1": key}, current="1")
-    with cs.open_store("memory://shared-by-two", codecs=[sealed]) as store:
+    url = "memory://shared-by-two" if kind == "memory" else f"sqlite:///{tmp_path / 'one.db'}"
+    with cs.open_store(url, codecs=[sealed]) as store:
         saver = CatgaSaver(store)
         config = put(saver, config_of("t"), A)
         saver.put_writes(config, [("n", "secret")], "a")
@@ -290,5 +293,5 @@ def test_checkpoints_go_through_codecs() -> None:
         assert found is not None
         assert found.pending_writes == [("a", "n", "secret")]
 
-    with cs.open_store("memory://shared-by-two") as plain, pytest.raises(cs.CatgaStoreError):
+    with cs.open_store(url) as plain, pytest.raises(cs.CatgaStoreError):
         CatgaSaver(plain).get_tuple(config_of("t"))

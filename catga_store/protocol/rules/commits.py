@@ -61,7 +61,7 @@ def apply(tables: Tables, commit: Commit, at_ms: int) -> Reply:
     outcomes = _apply_parts(tables, commit)
     if outcomes is not None:
         tables.log(commit.id, at_ms, outcomes)
-        return Applied(outcomes)
+        return applied_from((outcomes,))
 
     logged = tables.logged(commit.id)
     if logged is not None:
@@ -105,8 +105,8 @@ def _replace(tables: Tables, commit: Commit, change: Put) -> Outcome | None:
     return outcome_from((head.version, commit.id, head.status, head.created_ms, *_WRITTEN))
 
 
-_WRITTEN = Outcome()[4:]
-"""The fields of an outcome after `created_ms`, of a record that was written."""
+_WRITTEN, _ADDED = Outcome()[4:], Outcome(accepted=True)[4:]
+"""The fields of an outcome after `created_ms`, of a record that was written, and of one with `IF_ABSENT`."""
 _NEVER_REFUSED = ANY, IF_ABSENT
 _NOTHING = Outcome()
 
@@ -161,7 +161,8 @@ def _refusable(changes: Sequence[Change]) -> list[Put | Check] | None:
 
 def _parts_written(tables: Tables, commit: Commit, first: Change | None) -> tuple[Outcome, ...]:
     """Write what the store has admitted, but for the first change, which it has written."""
-    commits = (commit.id,)
+    commit_id = commit.id
+    commits = (commit_id,)
     outcomes: list[Outcome] = []
     for change in commit.changes:
         if not isinstance(change, Put):
@@ -173,14 +174,13 @@ def _parts_written(tables: Tables, commit: Commit, first: Change | None) -> tupl
             if expected == ANY and (head.version != 1 or head.created_ms != commit.now_ms):
                 head = head._replace(version=1, created_ms=commit.now_ms)
 
-            if not tables.add_part(change.key, head.stamped(commit.id, commits), change.body):
+            if not tables.add_part(change.key, head.stamped(commit_id, commits), change.body):
                 outcomes.append(_put(tables, commit, change, tables.head(change.key)))
                 continue
 
-        wrote = expected == IF_ABSENT
-        outcomes.append(
-            Outcome(head.version, commit.id, head.status, head.created_ms, accepted=wrote)
-        )
+        rest = _ADDED if expected == IF_ABSENT else _WRITTEN
+        written_as = head.version, commit_id, head.status, head.created_ms, *rest
+        outcomes.append(outcome_from(written_as))
 
     return tuple(outcomes)
 

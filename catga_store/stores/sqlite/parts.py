@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence
 from functools import cache
+from functools import partial
 from typing import Any
 
 from catga_store.protocol.keys import PART
@@ -18,7 +19,8 @@ from catga_store.protocol.keys import entry_key as key_of_entry
 from catga_store.protocol.keys import is_version
 from catga_store.protocol.keys import log_of
 from catga_store.protocol.keys import part_key
-from catga_store.protocol.requests import REMEMBERED_COMMITS
+from catga_store.protocol.requests import FIRST_MS
+from catga_store.protocol.requests import LAST_MS
 from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Head
@@ -26,12 +28,15 @@ from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Record
+from catga_store.protocol.requests import head_from
 from catga_store.protocol.requests import record_with_body
 from catga_store.stores.sqlite.binding import BLOB
 from catga_store.stores.sqlite.binding import as_blob
 from catga_store.stores.sqlite.rows import AFTER_HEAD
 from catga_store.stores.sqlite.rows import AFTER_PART_HEAD
 from catga_store.stores.sqlite.rows import HEAD
+from catga_store.stores.sqlite.rows import ID_LENGTH
+from catga_store.stores.sqlite.rows import ONE_MORE_COMMIT
 from catga_store.stores.sqlite.rows import PART_HEAD
 from catga_store.stores.sqlite.rows import columns_of
 from catga_store.stores.sqlite.rows import corrupt
@@ -94,26 +99,37 @@ _HEAD_OF_PART = tuple(
     ", ".join([f"part.{name}" for name in names.split(", ")]) for names in (PART_HEAD, HEAD)
 )
 """The columns of a part, and of a former version of a flow."""
+_BRIEF = "part.version, part.created_ms, part.position, part.revision"
 _READ_LIVING, _READ_LIVING_VERSION = (
     f"SELECT {head}, body FROM {_LIVING} AND name = {BLOB}"  # noqa: S608  ours
     for head in _HEAD_OF_PART
 )
 
 _ADMITTED = (
-    "SELECT {columns} FROM catga_flows AS flow LEFT JOIN catga_lives AS lives ON lives.id = flow.id"  # noqa: S608  ours
+    "SELECT lives.life FROM catga_flows AS flow LEFT JOIN catga_lives AS lives ON lives.id = flow.id"  # noqa: S608  ours
     f"{{part}} WHERE flow.id = {BLOB} AND flow.step = 0"
     " AND (flow.expires_ms IS NULL OR flow.expires_ms > ?)"
     " AND NOT EXISTS (SELECT 1 FROM catga_commits WHERE id = ?)"
 )
 """A row if the flow has not expired and the commit is not logged."""
-_ADMIT = _ADMITTED.format(columns="life", part="")
+_ADMIT = _ADMITTED.format(part="")
+_CAN_BE_READ = " AND ".join(
+    f"typeof({{of}}{name}) = '{kind}'"
+    for kind, names in (
+        ("integer", "version created_ms updated_ms type_version attempts"),
+        ("text", "type position commits"),
+    )
+    for name in names.split()
+)
+"""A part whose row was edited is left to the statements that read the row and say what is wrong with it."""
 _ADMIT_PART = _ADMITTED.format(
-    columns=f"{_HEAD_OF_PART[False]}, lives.life",
-    part=f" JOIN catga_parts AS part ON part.life = lives.life AND part.name = {BLOB}",
+    part=" JOIN catga_parts AS part ON part.life = lives.life"
+    f" AND part.name = {BLOB} AND part.revision = ? AND {_CAN_BE_READ.format(of='part.')}"
 )
 _MOVE = (
-    "UPDATE catga_parts SET version=?, updated_ms=?, type=?, type_version=?, position=?, revision=?,"  # noqa: S608  ours
-    f" commits=?, body=? WHERE life = ? AND name = {BLOB}"
+    "UPDATE catga_parts SET version=?, updated_ms=?, type=?, type_version=?, position=?,"  # noqa: S608  ours
+    f" revision=?, commits={ONE_MORE_COMMIT}, body=? WHERE life = ? AND name = {BLOB}"
+    f" AND revision = ? AND created_ms = ? AND {_CAN_BE_READ.format(of='')}"
 )
 _ADD = (
     "INSERT INTO catga_parts (life, name, version, status, created_ms, updated_ms, type, type_version,"  # noqa: S608  ours
@@ -127,10 +143,10 @@ _OF_PARTS = Head(0, 0, 0, 0)[7:15]
 @cache
 def _list_text(shape: tuple[bool, ...]) -> str:
     """The statement of a listing: making it for each call takes longer than a page of two parts."""
-    prefix, after, before, entries, versions, reverse, bodies = shape
-    head = _HEAD_OF_PART[versions]
+    prefix, after, before, entries, versions, reverse, bodies, brief = shape
+    head = _BRIEF if brief else _HEAD_OF_PART[versions]
     return (
-        f"SELECT {head}, name{', body' * bodies} FROM {_LIVING}"  # noqa: S608  ours
+        f"SELECT {head}, name, {'body' if bodies else 'NULL'} FROM {_LIVING}"  # noqa: S608  ours
         f"{f' AND name >= {BLOB} AND name < {BLOB}' * prefix}"
         f"{f' AND name > {BLOB}' * after}{f' AND name < {BLOB}' * before}"
         f"{_ENTRIES * entries} AND substr(name, {_VERSIONS if versions else _SHOWN}"
@@ -203,31 +219,26 @@ class SQLiteParts:
     def admit(self, commit: Commit, change: Put | Check | None) -> bool:
         """Do what `Tables.admit` says."""
         flow_id, now_ms, commit_id = commit.changes[0].key.id, commit.now_ms, commit.id
-        if change is None or change.expected is None:
-            row = self._run(_ADMIT, (flow_id, now_ms, commit_id)).fetchone()
-            if row is None:
-                return False
+        if isinstance(change, Check):
+            wanted = change.key.name, change.expected, flow_id, now_ms, commit_id
+            row = self._run(_ADMIT_PART, wanted).fetchone()
         else:
-            name = change.key.name
-            row = self._run(_ADMIT_PART, (name, flow_id, now_ms, commit_id)).fetchone()
-            if row is None:
+            row = self._run(_ADMIT, (flow_id, now_ms, commit_id)).fetchone()
+
+        if row is None:
+            return False
+
+        (life,) = row
+        if isinstance(change, Put) and change.expected is not None:
+            head = change.head
+            if head.status or head[7:15] != _OF_PARTS or len(commit_id) != ID_LENGTH:
                 return False
 
-            old = head_of_part(row)
-            if old is None or old.revision != change.expected:
+            values = head.version, *head[3:7], commit_id, commit_id, as_blob(change.body)
+            place = life, change.key.name, change.expected, head.created_ms
+            if self._run(_MOVE, (*values, *place)).rowcount != 1:
                 return False
-
-            if isinstance(change, Put):
-                head = change.head
-                if head.status or head[7:15] != _OF_PARTS or head.created_ms != old.created_ms:
-                    return False
-
-                commits = " ".join((commit_id, *old.commits[: REMEMBERED_COMMITS - 1]))
-                values = head.version, *head[3:7], commit_id, commits, as_blob(change.body)
-                self._run(_MOVE, (*values, row[-1], name))
-
-        life = row[-1]
-        if life is None:
+        elif life is None:
             life = self._run(f"INSERT INTO catga_lives (id) VALUES ({BLOB})", (flow_id,)).lastrowid  # noqa: S608  ours
 
         self._admitted = life
@@ -295,16 +306,18 @@ class SQLiteParts:
             wanted.versions,
             wanted.reverse,
             wanted.bodies,
+            wanted.brief,
         )
         rows = self._execute(_list_text(shape), values)
-        if not wanted.until:
-            return [_listed(wanted, row) for row in rows]
+        listed, until = _listed_in_brief if wanted.brief else _listed, wanted.until
+        if not until:
+            return [listed(wanted, row) for row in rows]
 
         found: list[ListedPart] = []
         for row in rows:
-            part = _listed(wanted, row)
+            part = listed(wanted, row)
             found.append(part)
-            if part.name.endswith(wanted.until):
+            if part[0].endswith(until):
                 break
 
         rows.close()  # what was not fetched would hold a snapshot
@@ -404,8 +417,27 @@ def _listed(wanted: Parts, row: Sequence[Any]) -> ListedPart:
     if type(body) is not bytes and wanted.bodies:
         raise corrupt(part_key(wanted.flow_id, text), f"a body of type {type(body).__name__}")
 
-    return _listed_part(ListedPart, (text, head, body))
+    return _listed_part((text, head, body))
 
 
-_listed_part: Callable[[type[ListedPart], tuple[str, Head, bytes | None]], ListedPart]
-_listed_part = tuple.__new__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  half of what `ListedPart(…)` costs, for each row
+def _listed_in_brief(wanted: Parts, row: Sequence[Any]) -> ListedPart:
+    version, created_ms, tag, revision, name, body = row
+    try:
+        text: str = name.decode()
+    except (AttributeError, UnicodeDecodeError):
+        raise corrupt(part_key(wanted.flow_id, repr(name)[:100]), "an invalid id") from None
+
+    if not (
+        type(version) is type(created_ms) is int
+        and type(tag) is type(revision) is str
+        and FIRST_MS <= created_ms <= LAST_MS
+        and (type(body) is bytes or not wanted.bodies)
+    ):
+        raise corrupt(part_key(wanted.flow_id, text), f"the row {shown_row(row[:-1])}")
+
+    head = head_from((version, 0, created_ms, created_ms, "", 1, tag, *_OF_PARTS, revision, ()))
+    return _listed_part((text, head, body))
+
+
+_listed_part: Callable[[tuple[str, Head, bytes | None]], ListedPart]
+_listed_part = partial(tuple.__new__, ListedPart)  # pyright: ignore[reportUnknownMemberType]  half of what `ListedPart(…)` costs, for each row

@@ -17,11 +17,13 @@ from catga_store.protocol.failures import warn_passed_over
 from catga_store.protocol.keys import FLOW
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
+from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.requests import CANCELLED
 from catga_store.protocol.requests import FIRST_MS
 from catga_store.protocol.requests import HIGHEST_STATUS
 from catga_store.protocol.requests import LAST_MS
 from catga_store.protocol.requests import LOWEST_STATUS
+from catga_store.protocol.requests import REMEMBERED_COMMITS
 from catga_store.protocol.requests import Found
 from catga_store.protocol.requests import Head
 from catga_store.protocol.requests import Item
@@ -34,6 +36,8 @@ __all__ = [
     "AFTER_PART_HEAD",
     "AFTER_WAIT_HEAD",
     "HEAD",
+    "ID_LENGTH",
+    "ONE_MORE_COMMIT",
     "PART_HEAD",
     "TAGS",
     "WAIT_HEAD",
@@ -70,6 +74,10 @@ PART_HEAD = (
 )
 """What a part has of a head; only a former version of a flow has more."""
 WAIT_HEAD = "version, status, created_ms, updated_ms, due_ms, expires_ms, revision, commits"
+
+ID_LENGTH = len(new_commit_id())
+ONE_MORE_COMMIT = f"substr(? || ' ' || commits, 1, {REMEMBERED_COMMITS * (ID_LENGTH + 1) - 1})"
+"""The commits that a row remembers and one more, which must have an id of that length: so have all."""
 
 TAGS = Head._fields.index("tags")
 """The place of the tags among the columns of `HEAD`."""

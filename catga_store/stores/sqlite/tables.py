@@ -23,12 +23,10 @@ from catga_store.protocol.keys import PROGRESS
 from catga_store.protocol.keys import WAIT
 from catga_store.protocol.keys import Key
 from catga_store.protocol.keys import flow_key
-from catga_store.protocol.keys import new_commit_id
 from catga_store.protocol.requests import CANCELLED
 from catga_store.protocol.requests import HIGHEST_STATUS
 from catga_store.protocol.requests import NO_STATUS
 from catga_store.protocol.requests import PENDING
-from catga_store.protocol.requests import REMEMBERED_COMMITS
 from catga_store.protocol.requests import Check
 from catga_store.protocol.requests import Commit
 from catga_store.protocol.requests import Due
@@ -54,6 +52,8 @@ from catga_store.stores.sqlite.parts import SQLiteParts
 from catga_store.stores.sqlite.rows import AFTER_HEAD
 from catga_store.stores.sqlite.rows import AFTER_WAIT_HEAD
 from catga_store.stores.sqlite.rows import HEAD
+from catga_store.stores.sqlite.rows import ID_LENGTH
+from catga_store.stores.sqlite.rows import ONE_MORE_COMMIT
 from catga_store.stores.sqlite.rows import TAGS
 from catga_store.stores.sqlite.rows import WAIT_HEAD
 from catga_store.stores.sqlite.rows import columns_of
@@ -118,9 +118,6 @@ _INDEXED = tuple(
 """A bit for each column of `HEAD` that is indexed or seldom changes, and its place there."""
 
 
-_ID_LENGTH = len(new_commit_id())
-
-
 @cache
 def _update_text(table: str, moved: int, *, with_body: bool) -> str:
     names = ["version", "updated_ms", "type_version", "position", "error", "attempts", "owner"]
@@ -134,8 +131,7 @@ def _update_text(table: str, moved: int, *, with_body: bool) -> str:
 def _replace_text(moved: int, *, with_body: bool) -> str:
     """The same, if the row has a certain head and the commit is not logged; one more commit is added."""
     text = _update_text("catga_flows", moved, with_body=with_body)
-    most = REMEMBERED_COMMITS * (_ID_LENGTH + 1) - 1
-    text = text.replace(" commits=?", f" commits=substr(? || ' ' || commits, 1, {most})")
+    text = text.replace(" commits=?", f" commits={ONE_MORE_COMMIT}")
     head = ", ".join(Head._fields[:16])
     return (
         f"{text} AND ({head}) IS ({', '.join('?' * 16)}) AND typeof(commits) = 'text'"  # noqa: S608  ours
@@ -306,7 +302,7 @@ class SQLiteTables:
 
     def replace(self, key: Key, head: Head, body: bytes | None, old: Head, commit_id: str) -> bool:
         # One statement instead of three; the row need not be read and checked again.
-        if len(commit_id) != _ID_LENGTH:
+        if len(commit_id) != ID_LENGTH:
             return False  # the commits are cut off by their length in text
 
         moved, values = _written(head, commit_id, commit_id, body, old)

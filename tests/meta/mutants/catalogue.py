@@ -18,6 +18,7 @@ CLAIMS = ("tests/contract/test_claims.py",)
 GUARDS = ("tests/contract/test_guards.py",)
 LISTINGS = ("tests/contract/test_listings.py",)
 OWN_EXPIRY = ("tests/contract/test_own_expiry.py",)
+PARTS_SQLITE = ("tests/stores/sqlite/test_sqlite_admitted_parts.py",)
 BINDING = ("tests/stores/sqlite/test_sqlite_binding.py",)
 PREFIXES = ("tests/contract/test_id_prefix.py",)
 RETENTION = ("tests/contract/test_retention.py",)
@@ -294,6 +295,22 @@ MUTANTS: tuple[Mutant, ...] = (
         "    number = 1 if old is None else old.version + 1\n    head = Head(number, 0, created_ms, now_ms, name",
         "    number = 1\n    head = Head(number, 0, created_ms, now_ms, name",
         PARTS,
+    ),
+    Mutant(
+        "admitted-whatever-the-revision",
+        "a commit of parts that checks another one passes, although that has changed",
+        "stores/sqlite/parts.py",
+        "AND part.revision = ? AND",
+        "AND ? IS NOT NULL AND",
+        PARTS_SQLITE,
+    ),
+    Mutant(
+        "moved-whatever-the-revision",
+        "a part is said to be written, although it has changed since it was read and nothing was written",
+        "stores/sqlite/parts.py",
+        "            if self._run(_MOVE, (*values, *place)).rowcount != 1:\n",
+        "            if self._run(_MOVE, (*values, *place)).rowcount > 1:\n",
+        PARTS_SQLITE,
     ),
     Mutant(
         "sqlite-file-stays-open",

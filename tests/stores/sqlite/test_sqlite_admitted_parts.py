@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 import catga_store as cs
+from catga_store.protocol.conversation import ask
+from catga_store.protocol.requests import Parts
 from catga_store.stores.sqlite.parts import SQLiteParts
 from catga_store.testing.clock import ManualClock
 
@@ -136,6 +138,29 @@ def test_versions_of_a_part(sides: Sides) -> None:
     assert sides.admitted == [True] * 11 + [False]
 
 
+def test_a_part_that_is_checked(sides: Sides) -> None:
+    """A commit of other parts passes as long as that one is what was read, and is refused after that."""
+    sides.do(put("a", b"1"))
+    read = {store: store.get_part(FLOW, "a") for store in sides.stores}
+
+    def check(store: cs.Store) -> int:
+        part = read[store]
+        assert part is not None
+        with store.begin() as session:
+            session.require_unchanged(part)
+            session.add_part(cs.Part(FLOW, "beside", b"1"), exists="overwrite")
+
+        assert session.receipt is not None
+        return len(session.receipt.versions)
+
+    sides.do(check)
+    sides.do(put("a", b"2", "overwrite"))
+    sides.admitted.clear()
+    said: Any = sides.do(check)
+    assert said[0][0] is cs.StalePartError
+    assert sides.admitted == [False]
+
+
 def test_what_the_short_way_leaves_to_the_general_one(sides: Sides) -> None:
     """A flow that is not there, or has expired; several parts that may be refused; a flow beside a part."""
 
@@ -167,20 +192,50 @@ def test_what_the_short_way_leaves_to_the_general_one(sides: Sides) -> None:
     assert sides.admitted == [False, True, False]
 
 
-def test_a_damaged_row_is_not_written_over(sides: Sides) -> None:
-    """The general way says what is wrong with it."""
+@pytest.mark.parametrize(
+    "edit",
+    [
+        *[f"{name} = 'x'" for name in ("version", "created_ms", "updated_ms", "type_version")],
+        *[f"{name} = x'00'" for name in ("type", "position", "attempts", "revision", "commits")],
+    ],
+)
+def test_a_damaged_row_is_not_written_over(sides: Sides, edit: str) -> None:
+    """The general way says what is wrong with it, also if the commit only checks it."""
     sides.do(put("a", b"1"))
     read = {store: store.get_part(FLOW, "a") for store in sides.stores}
     for store in sides.stores:
         transport: Any = store._driver.transport  # type: ignore[attr-defined]
-        transport._idle[-1].connection.execute("UPDATE catga_parts SET version = 'x'")
+        transport._idle[-1].connection.execute(f"UPDATE catga_parts SET {edit}")
 
     for store in sides.stores:
         part = read[store]
         assert part is not None
+        session = store.session()
+        session.require_unchanged(part)
+        session.add_part(cs.Part(FLOW, "b", b"1"), exists="overwrite")
+        with pytest.raises(cs.CorruptRecordError, match="part 'a'"):
+            session.commit()
+
         part.body = b"2"
         with pytest.raises(cs.CorruptRecordError, match="part 'a'"):
             store.put_part(part)
+
+        with pytest.raises(cs.CorruptRecordError, match="part 'a'"):
+            store.list_parts(FLOW, bodies=True)
+
+
+@pytest.mark.parametrize(
+    "edit", ["version = 'x'", "created_ms = 1e18", "position = x'00'", "body = 'x'"]
+)
+def test_a_damaged_row_is_an_error_of_a_list_in_brief(sides: Sides, edit: str) -> None:
+    """Such a list reads four columns, and looks at each."""
+    store = sides.stores[0]
+    store.put_part(cs.Part(FLOW, "a", b"1"))
+    transport: Any = store._driver.transport  # type: ignore[attr-defined]
+    transport._idle[-1].connection.execute(f"UPDATE catga_parts SET {edit}")
+    wanted = Parts(FLOW, "a", None, None, True, 9, True, 0, brief=True)
+    with pytest.raises(cs.CorruptRecordError, match="part 'a'"):
+        store._run(ask(wanted))
 
 
 def test_statements_of_a_part(sides: Sides) -> None:
