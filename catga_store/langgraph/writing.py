@@ -186,7 +186,9 @@ def _fenced(
     context, key = to.context, (place.flow_id, place.prefix)
     is_read = key not in to.heads
     head = (yield from read_head(to, place)) if is_read else to.heads.get(key)
-    for attempt in range(ATTEMPTS):
+    attempt = 0
+    while True:
+        attempt += 1
         if continues(head):
             now_ms = context.settings.now_ms()
             planned = plan(head, now_ms)
@@ -199,7 +201,7 @@ def _fenced(
                     context, (*thread, *planned), now_ms, to.claimed
                 )
             except cs.ConflictError as error:
-                if attempt == ATTEMPTS - 1 or not is_of(error, place.flow_id):
+                if attempt == ATTEMPTS or not is_of(error, place.flow_id):
                     raise
             else:
                 return planned, outcomes
@@ -208,8 +210,6 @@ def _fenced(
 
         head = yield from read_head(to, place)
         is_read = True
-
-    raise AssertionError("the last attempt ends otherwise")
 
 
 def is_of(error: cs.ConflictError, flow_id: str) -> bool:

@@ -129,9 +129,17 @@ class Server:
         return (self.directory / "log").read_text("utf-8", "replace")
 
     def signal(self, number: signal.Signals) -> None:
-        """Send the process a signal: `SIGSTOP` makes the server hang, and `SIGCONT` makes it continue."""
-        assert self._process is not None, "the server is not running"
-        self._process.send_signal(number)
+        """Send the process a signal: `SIGSTOP` makes the server hang, and `SIGCONT` makes it continue.
+
+        After `SIGSTOP`, the method returns when the server has stopped and no longer replies (on macOS, at
+        once).
+        """
+        process = self._process
+        assert process is not None, "the server is not running"
+        process.send_signal(number)
+        # On a busy machine it takes up to 25 ms until all threads of the server have stopped.
+        if number == signal.SIGSTOP and hasattr(os, "waitid"):
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def stop(self) -> None:
         """Ask the server to end, and wait until it has ended; its data are kept.

@@ -44,6 +44,7 @@ from catga_store.testing import BlockingAPI
 from catga_store.testing import ManualClock
 from catga_store.testing import machine_for
 from catga_store.testing import servers
+from catga_store.testing.servers import NatsServer
 from catga_store.testing.servers import RedisServer
 from catga_store.testing.servers import ServerStartError
 
@@ -127,6 +128,17 @@ def test_a_server_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) 
         assert server.ask(b"PING\r\n") == b""
         server.start()
         assert server.ask(b"PING\r\n").startswith(b"+PONG")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_server_that_was_told_to_stop_has_stopped() -> None:
+    """When `signal` returns, no thread of it can reply any more, however busy the machine is."""
+    with NatsServer() as server:
+        state = Path(f"/proc/{server.pid}/stat")
+        for _ in range(100):
+            server.signal(signal.SIGSTOP)
+            assert state.read_text().rpartition(")")[2].split(maxsplit=1)[0] == "T"
+            server.signal(signal.SIGCONT)
 
 
 def test_a_forked_child_leaves_the_server_to_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
