@@ -28,7 +28,10 @@ __all__ = ["BLOB", "as_blob", "without_nulls"]
 R = TypeVar("R")
 
 BLOB = "CAST(? AS BLOB)"
-"""A parameter for text that the file keeps as bytes. The file has UTF-8, which `connection` checks."""
+"""A parameter for text that the file keeps as bytes. The file has UTF-8, which `connection` checks.
+
+SQLite does not define what expressions make of text with a NUL; this cast keeps all of it, which tests assert.
+"""
 
 _LARGE = 16 * 1024
 """Above this size, copying takes longer than looking for an adapter."""

@@ -65,7 +65,10 @@ def test_bodies_of_any_size_are_read_as_they_were_written(store: cs.SQLiteStore,
 
 
 IDS = [
+    "\0a",
     "a",
+    "a\0",
+    "a\0b",
     "a\x7f",
     "a\x80",
     "aé",
@@ -84,7 +87,7 @@ IDS = [
     "prefix", sorted({one[:end] for one in IDS for end in range(len(one) + 1)})
 )
 def test_prefixes_end_where_they_end_as_bytes(store: cs.SQLiteStore, prefix: str) -> None:
-    """Whatever the last character: ASCII, the last of ASCII, and characters of several bytes."""
+    """Whatever the last character: NUL, ASCII, the last of ASCII, and characters of several bytes."""
     for name in IDS:
         store.put_part(cs.Part("f", name, b""))
         store.create(cs.FlowSnapshot(name, state=None))
