@@ -529,7 +529,7 @@ class UnitOfWork:
             changes += queued.completions.values()
 
         changes += missing_reports(changes)  # the receipt says what they did
-        if queued is not None:
+        if queued is not None and queued.appends:
             written = {one.key: one.head.version for one in changes if type(one) is Put}
             changes += [_dated(change, now_ms, written) for change in queued.appends]
 
@@ -754,6 +754,9 @@ def check_exists(record: object, exists: object) -> Part[Any]:
 
 def _unplanned_checks(queued: _Queued, changes: Iterable[Change]) -> list[Check]:
     """The checks of records that are not written; `UsageError` for one that a write contradicts."""
+    if not queued.checks:
+        return []
+
     planned = {one.key: one for one in changes if not isinstance(one, Complete | Append)}
     found: list[Check] = []
     for key, record in queued.checks.items():
@@ -779,6 +782,9 @@ def _unplanned_guards(
     What was read under the claim and is unchanged is under it still, so a write or a check of
     that needs no other check; `UsageError` for a write that may be under no claim.
     """
+    if not queued.guards:
+        return []
+
     planned = {
         change.key: _read_before(queued, change, entry)
         for change, entry in zip_longest(changes, entries)

@@ -23,6 +23,7 @@ from hypothesis import HealthCheck
 from hypothesis import Phase
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
+from open_files import needs_proc
 
 import catga_store.testing
 from catga_store import CatgaStoreError
@@ -130,7 +131,7 @@ def test_a_server_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) 
         assert server.ask(b"PING\r\n").startswith(b"+PONG")
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@needs_proc
 def test_a_server_that_was_told_to_stop_has_stopped() -> None:
     """When `signal` returns, no thread of it can reply any more, however busy the machine is."""
     with NatsServer() as server:

@@ -22,6 +22,8 @@ from competing import claim
 from competing import transact
 from forks import together
 from marks import SHARED_STORES
+from open_files import needs_proc
+from open_files import open_files
 from waiting import until
 
 import catga_store as cs
@@ -310,24 +312,6 @@ print(acknowledged)
 
 
 # --- file descriptors -----------------------------------------------------------------------------
-
-
-def open_files(folder: Path) -> list[str]:
-    """Name the open files of this process that lie in a folder."""
-    found = []
-    for link in Path("/proc/self/fd").iterdir():
-        try:
-            target = os.readlink(link)  # noqa: PTH115  the link may lead to no path
-        except FileNotFoundError:
-            continue
-
-        if target.startswith(str(folder)):
-            found.append(target)
-
-    return sorted(found)
-
-
-needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
 
 
 @needs_proc

@@ -38,9 +38,9 @@ _LARGE = 16 * 1024
 _NONE = type(None)
 
 
-def as_blob(body: bytes) -> bytes | bytearray:
-    """Return a body as a value for a statement."""
-    return bytearray(body) if len(body) <= _LARGE else body
+def as_blob(body: bytes | None) -> bytes | bytearray | None:
+    """Return a body, or none, as a value for a statement."""
+    return body if body is None or len(body) > _LARGE else bytearray(body)
 
 
 def without_nulls(run: Callable[[str, Sequence[Any]], R]) -> Callable[[str, Sequence[Any]], R]:

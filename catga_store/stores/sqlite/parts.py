@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence
 from functools import cache
-from functools import partial
 from typing import Any
 
 from catga_store.protocol.keys import PART
@@ -28,6 +27,7 @@ from catga_store.protocol.requests import ListedPart
 from catga_store.protocol.requests import Parts
 from catga_store.protocol.requests import Put
 from catga_store.protocol.requests import Record
+from catga_store.protocol.requests import from_fields
 from catga_store.protocol.requests import head_from
 from catga_store.protocol.requests import record_with_body
 from catga_store.stores.sqlite.binding import BLOB
@@ -207,7 +207,7 @@ class SQLiteParts:
 
     def write(self, key: Key, head: Head, body: bytes | None, old: Head | None) -> None:
         """Insert or replace a part."""
-        blob = None if body is None else as_blob(body)
+        blob = as_blob(body)
         if old is not None:
             self._change(_UPDATE, (*columns_of(head), blob, key.id, key.name))
             return
@@ -404,12 +404,7 @@ def _listed(wanted: Parts, row: Sequence[Any]) -> ListedPart:
         size = AFTER_PART_HEAD
         head = head_of_part(row)
 
-    name = row[size]
-    try:
-        text: str = name.decode()
-    except (AttributeError, UnicodeDecodeError):
-        raise corrupt(part_key(wanted.flow_id, repr(name)[:100]), "an invalid id") from None
-
+    text = _name_in(wanted, row[size])
     if head is None:
         raise corrupt(part_key(wanted.flow_id, text), f"the row {shown_row(row[:size])}")
 
@@ -420,13 +415,18 @@ def _listed(wanted: Parts, row: Sequence[Any]) -> ListedPart:
     return _listed_part((text, head, body))
 
 
-def _listed_in_brief(wanted: Parts, row: Sequence[Any]) -> ListedPart:
-    version, created_ms, tag, revision, name, body = row
+def _name_in(wanted: Parts, name: Any) -> str:
     try:
         text: str = name.decode()
     except (AttributeError, UnicodeDecodeError):
         raise corrupt(part_key(wanted.flow_id, repr(name)[:100]), "an invalid id") from None
 
+    return text
+
+
+def _listed_in_brief(wanted: Parts, row: Sequence[Any]) -> ListedPart:
+    version, created_ms, tag, revision, name, body = row
+    text = _name_in(wanted, name)
     if not (
         type(version) is type(created_ms) is int
         and type(tag) is type(revision) is str
@@ -439,5 +439,4 @@ def _listed_in_brief(wanted: Parts, row: Sequence[Any]) -> ListedPart:
     return _listed_part((text, head, body))
 
 
-_listed_part: Callable[[tuple[str, Head, bytes | None]], ListedPart]
-_listed_part = partial(tuple.__new__, ListedPart)  # pyright: ignore[reportUnknownMemberType]  half of what `ListedPart(…)` costs, for each row
+_listed_part = from_fields(ListedPart)

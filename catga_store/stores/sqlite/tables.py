@@ -290,7 +290,7 @@ class SQLiteTables:
 
         table = _TABLE[key.kind]
         if old is None:
-            values = [key.id, key.step, *columns_of(head), None if body is None else as_blob(body)]
+            values = [key.id, key.step, *columns_of(head), as_blob(body)]
             self.change(_INSERT[key.kind], values)
             self._tags.write(key, head, None)
             return
@@ -314,9 +314,7 @@ class SQLiteTables:
         if cursor.rowcount != 1:
             return False
 
-        if head.tags or old.tags:
-            self._tags.write(key, head, old)
-
+        self._tags.write(key, head, old)
         return True
 
     def admit(self, commit: Commit, change: Put | Check | None) -> bool:
